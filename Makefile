@@ -1,0 +1,45 @@
+# `make` lists what there is. Every target first makes the environment in .venv where it is missing or out of date
+# (tools/setup_env.sh): nothing has to be installed or activated by hand.
+#   make PYTHON=/path/to/python3.12 ...   the interpreter to build the environment with (3.11 to 3.13)
+#   make VENV=/elsewhere/env ...          another folder for the environment
+#   make demo ARGS="--out_dir runs/mine"  more arguments for the command behind demo or lab
+VENV ?= .venv
+BIN := $(VENV)/bin
+# how many notebooks are tested side by side, each on one thread: two that share two cores with two threads each are ten times slower
+WORKERS ?= 2
+ARGS ?=
+export PYTHON
+export PYTHONNOUSERSITE = 1
+export JUPYTER_PREFER_ENV_PATH = 1
+unexport PYTHONPATH PYTHONHOME IN_TEST
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lab readme sync clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+env:
+	@sh tools/setup_env.sh "$(VENV)"
+
+demo: env ## all five stages on phantoms, minutes on two cores: a table of scores and a picture of cases
+	@$(BIN)/sabr_run --demo $(ARGS)
+
+test: env ## everything: notebooks in step with the code, every notebook executed, tests/
+	@$(BIN)/python tools/check_sync.py
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --timing
+	@$(BIN)/python -m pytest tests
+
+lab: env ## JupyterLab on the notebooks
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) nbs
+
+readme: env ## write README.md from nbs/index.ipynb
+	@$(BIN)/python tools/build_readme.py
+
+sync: env ## after editing notebooks: clean them, export them to sabr/, write README.md
+	@$(BIN)/nbdev_clean
+	@$(BIN)/nbdev_export
+	@$(BIN)/python tools/build_readme.py
+
+clean: ## remove caches and build products (runs/, data/ and .venv stay)
+	@rm -rf build dist *.egg-info .pytest_cache _proc _docs
+	@find . -path './$(VENV)' -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
