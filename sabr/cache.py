@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from .core import ConfigError, DataError, SabrError, fingerprint, suggest
 from .data import read_case
 
-# %% ../nbs/04_cache.ipynb #00000008
+# %% ../nbs/04_cache.ipynb #00000009
 def resize_image(image:np.ndarray, # (H,W) float image in [0,1]
                  size:int, # side of the square
                 ) -> np.ndarray: # (size,size) float32 in [0,1]
@@ -31,7 +31,7 @@ def resize_mask(mask:np.ndarray, # (H,W) class indices
     "Stretch a mask to a square, nearest label."
     return np.asarray(Image.fromarray(np.asarray(mask, np.uint8)).resize((size, size), Image.Resampling.NEAREST))
 
-# %% ../nbs/04_cache.ipynb #0000000c
+# %% ../nbs/04_cache.ipynb #0000000d
 NO_MASK = 255 # value of all mask pixels of an unlabelled case
 
 def _read_csv(path): return pd.read_csv(path, dtype={c: str for c in ('case', 'hash', 'mask_hash', 'file', 'why')}, keep_default_na=False)
@@ -61,7 +61,7 @@ class CaseCache:
         idxs = np.atleast_1d(np.asarray(idxs))
         return torch.from_numpy(self.images[idxs])[:, None], torch.from_numpy(self.masks[idxs])
 
-# %% ../nbs/04_cache.ipynb #0000000f
+# %% ../nbs/04_cache.ipynb #00000010
 def _stamps(path): # size and time of change, of an `.mhd` and its pixels too
     path = Path(path)
     files = [path, *(path.with_suffix(s) for s in ('.raw', '.zraw') if path.suffix.lower() == '.mhd')]
@@ -76,7 +76,7 @@ def cache_name(cases:pd.DataFrame, # case table
     key = fingerprint('sabr cache 1', files, cases.attrs.get('classes'), cases.attrs.get('labels'), int(size))
     return f"{cases.attrs.get('dataset') or 'cases'}-{size}-{key}"
 
-# %% ../nbs/04_cache.ipynb #00000012
+# %% ../nbs/04_cache.ipynb #00000013
 def _decode(row, attrs, size): # (image, mask, line of the index), or the error
     try: image, mask = read_case(row, attrs)
     except (DataError, OSError) as e: return e
@@ -85,7 +85,7 @@ def _decode(row, attrs, size): # (image, mask, line of the index), or the error
     small = np.full((size, size), NO_MASK, np.uint8) if mask is None else resize_mask(mask, size)
     return np.round(resize_image(image, size)*255).astype(np.uint8), small, line
 
-# %% ../nbs/04_cache.ipynb #00000015
+# %% ../nbs/04_cache.ipynb #00000016
 def _header(file, n, size): # of an .npy file of (n,size,size) bytes; numpy keeps its length the same for any n
     file.seek(0)
     np.lib.format.write_array_header_1_0(file, dict(descr='|u1', fortran_order=False, shape=(n, size, size)))
@@ -97,7 +97,10 @@ def _decoded(cases, size, progress): # the cases of the table decoded by threads
         try: yield from zip(cases.itertuples(), tqdm(todo, 'decoding', len(cases), disable=not progress, leave=False))
         finally: pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/04_cache.ipynb #00000016
+# %% ../nbs/04_cache.ipynb #00000017
+def _refuse(why): raise DataError(f"{why} (on_bad='warn' leaves such files out and lists them.)") from (why if isinstance(why, Exception) else None)
+
+# %% ../nbs/04_cache.ipynb #00000018
 def _write(folder, cases, size, on_bad, progress): # the four files of a cache
     index, bad = [], []
     with open(folder/'images.npy', 'wb') as images, open(folder/'masks.npy', 'wb') as masks:
@@ -109,13 +112,15 @@ def _write(folder, cases, size, on_bad, progress): # the four files of a cache
                     bad.append(dict(case=c.case, file=c.image, why=str(got)))
                 else: images.write(got[0]); masks.write(got[1]); index.append(got[2])
         for f in (images, masks): _header(f, len(index), size)
+    _write_lists(folder, cases, index, bad)
+
+# %% ../nbs/04_cache.ipynb #00000019
+def _write_lists(folder, cases, index, bad): # index.csv and bad.csv
     if not index: raise DataError(f"{cases.attrs.get('path') or 'case table'}: none of {len(cases)} cases could be read. The first: {bad[0]['why']}")
     pd.DataFrame(index).to_csv(folder/'index.csv', index=False)
     pd.DataFrame(bad, columns=['case', 'file', 'why']).to_csv(folder/'bad.csv', index=False)
 
-def _refuse(why): raise DataError(f"{why} (on_bad='warn' leaves such files out and lists them.)") from (why if isinstance(why, Exception) else None)
-
-# %% ../nbs/04_cache.ipynb #00000018
+# %% ../nbs/04_cache.ipynb #0000001b
 @contextlib.contextmanager
 def _whole_folder(folder): # a temporary folder, renamed to `folder` when the block ends well and removed when it does not
     tmp = folder.with_name(f'.{folder.name}.{uuid.uuid4().hex[:8]}.tmp')
@@ -131,12 +136,13 @@ def _whole_folder(folder): # a temporary folder, renamed to `folder` when the bl
                         "then call the same command again.") from e
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../nbs/04_cache.ipynb #00000019
+# %% ../nbs/04_cache.ipynb #0000001c
 def _sweep(folder): # a broken cache in the place of a new one, and what builders killed a day ago left behind
     if folder.exists(): shutil.rmtree(folder)
     for f in folder.parent.glob('.*.tmp/images.npy'):
         if time.time() - f.stat().st_mtime > 86400: shutil.rmtree(f.parent, ignore_errors=True)
 
+# %% ../nbs/04_cache.ipynb #0000001e
 def build_cache(cases:pd.DataFrame, # case table
                 size:int, # side of the square images
                 cache_dir, # folder of all caches

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SabrError', 'DataError', 'ConfigError', 'suggest', 'atomic_path', 'save_json', 'load_json', 'set_seed', 'rng_state',
-           'set_rng_state', 'pick_device', 'autocast', 'git_revision', 'environment', 'find_data', 'fingerprint']
+           'set_rng_state', 'pick_device', 'autocast', 'git_revision', 'environment', 'data_root', 'find_data',
+           'fingerprint']
 
 # %% ../nbs/00_core.ipynb #00000002
 import contextlib, difflib, errno, hashlib, json, os, platform, random, subprocess, sys
@@ -123,15 +124,17 @@ def environment() -> dict:
                 cpus=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu, git=git_revision())
 
 # %% ../nbs/00_core.ipynb #0000001b
+def data_root(root=None, # where to start; the working folder when None
+             ) -> Path: # `data/` of the checkout around it, else of the folder itself
+    "Where generated data and caches go, and where data sets are looked for first."
+    here = Path(root or '.').resolve()
+    return next((p for p in (here, *here.parents) if (p/'settings.ini').exists()), here)/'data'
+
 def find_data(name:str, # folder below a data folder, e.g. 'camus' or 'busi'
-              root=None, # where to start; the working folder when None
-             ) -> Path|None:
+              root=None) -> Path|None:
     "The folder `name` in `$SABR_DATA` (alone, where it is set), in `data/`, or in a `data` folder next to the checkout."
-    if env := os.environ.get('SABR_DATA'): roots = [Path(env)]
-    else:
-        here = Path(root or '.').resolve()
-        tops = [p for p in (here, *here.parents) if (p/'settings.ini').exists()][:1] or [here]
-        roots = [t/'data' for t in tops] + sorted(p for t in tops for p in t.parent.glob('*/data'))
+    top = data_root(root)
+    roots = [Path(env)] if (env := os.environ.get('SABR_DATA')) else [top, *sorted(top.parent.parent.glob('*/data'))]
     real = lambda p: p.is_dir() and any(f.name != 'README.md' for f in p.iterdir())
     return next((r/name for r in roots if real(r/name)), None)
 

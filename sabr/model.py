@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'SABRConfig', 'preset', 'Encoder', 'DecoderLevel', 'double', 'SABRNet', 'check_inputs', 'save_weights',
-           'read_weights', 'load_model']
+           'read_weights', 'build', 'load_model']
 
 # %% ../nbs/07_model.ipynb #00000002
 import json
@@ -184,14 +184,20 @@ def read_weights(path) -> tuple[dict, dict]: # state dict, metadata
     return state, {k: json.loads(v) for k, v in head.items()}
 
 # %% ../nbs/07_model.ipynb #00000023
-def load_model(path, n_classes:int|None=None, # what the data have; checked when given
-              ) -> tuple[SABRNet, dict]: # the network in eval mode, and the metadata
-    "Rebuild a network from its weights file."
-    state, meta = read_weights(path)
+def build(make, # `SABRConfig` -> network
+          state:dict, meta:dict, path, # of `read_weights`; the file's name for messages
+          n_classes:int|None=None) -> nn.Module: # in eval mode
+    "Make a network from its stored configuration and fill in its weights; raises `ConfigError` or `DataError`."
     cfg = SABRConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta['config'].items()})
     if n_classes not in (None, cfg.n_classes):
         raise ConfigError(f"{path}: the network has {cfg.n_classes} classes, the data have {n_classes} (background included).")
-    model = SABRNet(cfg)
+    model = make(cfg)
     try: model.load_state_dict(state)
     except RuntimeError as e: raise DataError(f"{path}: the weights do not fit their configuration: {str(e).splitlines()[1].strip()}") from e
-    return model.eval(), meta
+    return model.eval()
+
+def load_model(path, n_classes:int|None=None, # what the data have; checked when given
+              ) -> tuple[SABRNet, dict]: # the network in eval mode, and the metadata
+    "Rebuild a `SABRNet` from its weights file."
+    state, meta = read_weights(path)
+    return build(SABRNet, state, meta, path, n_classes), meta

@@ -6,9 +6,7 @@
 __all__ = ['SPLITS', 'COLUMNS', 'case_groups', 'check_splits', 'split_cases', 'draw_labelled', 'save_splits', 'load_splits']
 
 # %% ../nbs/03_split.ipynb #00000002
-import math
-import numpy as np
-import pandas as pd
+import math, numpy as np, pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from .core import ConfigError, DataError, atomic_path, fingerprint, suggest
@@ -28,16 +26,21 @@ def case_groups(cases:pd.DataFrame, # case table, with the column `hash` if iden
     edges = np.tile(np.arange(n), len(ties)), to
     graph = coo_matrix((np.ones(len(to)), edges), shape=(n + 2*n*len(ties),)*2)
     component = connected_components(graph, directed=False)[1][:n]
-    return cases.groupby(component)['case'].transform('min').rename('group')
+    order = np.argsort(cases['case'].to_numpy(object))
+    first = order[np.unique(component[order], return_index=True)[1]]   # of each component, the row of its first case
+    return pd.Series(cases['case'].to_numpy(object)[first[component]], cases.index, name='group')
 
 # %% ../nbs/03_split.ipynb #0000000a
 def _random(seed, *names): # in [0,1)
     return int(fingerprint(int(seed), *map(str, names)), 16) / 2**64
 
 def _groups(cases): # one row a group: images, those with a mask, and the most frequent category
-    g = cases.assign(group=case_groups(cases), masked=cases['mask'].map(len) > 0).groupby('group')
-    return pd.DataFrame(dict(n=g.size(), masked=g['masked'].sum(), category=g['category'].agg(lambda c: c.mode().iloc[0])))
+    cases = cases.assign(group=case_groups(cases), masked=cases['mask'].map(len) > 0)
+    kinds = cases.groupby(['group', 'category']).size().rename('k').reset_index()
+    kinds = kinds.sort_values(['k', 'category'], ascending=[False, True]).drop_duplicates('group').set_index('group')
+    return cases.groupby('group').agg(n=('case', 'size'), masked=('masked', 'sum')).assign(category=kinds['category'])
 
+# %% ../nbs/03_split.ipynb #0000000b
 def _order(groups, size, seed, draw): # the column `size` of `groups`, in the drawn order
     position = []
     for name, g in groups.groupby('category'):
@@ -46,13 +49,14 @@ def _order(groups, size, seed, draw): # the column `size` of `groups`, in the dr
         position.append((start + g[size]*_random(seed, draw, 'category', name)) / g[size].sum())
     return groups.loc[pd.concat(position).sort_values(kind='stable').index, size]
 
-# %% ../nbs/03_split.ipynb #00000010
+# %% ../nbs/03_split.ipynb #00000012
 def _some(names, n=5): # 'a, b, c and 7 more'
     names = list(names)
     return ', '.join(names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
 
 def _where(cases): return cases.attrs.get('path') or 'case table'
 
+# %% ../nbs/03_split.ipynb #00000014
 def _check_leaks(cases): # a patient or a picture in two splits
     for column, what in (('patient', 'patient'), ('hash', 'identical image')):
         if column not in cases: continue
@@ -65,7 +69,7 @@ def _check_leaks(cases): # a patient or a picture in two splits
                         f"{_some(one['case'] + ' (' + one['split'] + ')')}. {leaks[column].nunique()} such {what}(s). "
                         "Put all of them into one split, or leave the column `split` empty to have it drawn.")
 
-# %% ../nbs/03_split.ipynb #00000011
+# %% ../nbs/03_split.ipynb #00000015
 def check_splits(cases:pd.DataFrame, # case table with `split` filled
                 ):
     "Raises `DataError` for a case without a split, an unknown or empty split, and a patient or identical image in two of them."
@@ -79,10 +83,11 @@ def check_splits(cases:pd.DataFrame, # case table with `split` filled
             raise DataError(f"{_where(cases)}: the given split has no {s} case. Add some, or leave the column `split` empty to have it drawn.")
     _check_leaks(cases)
 
-# %% ../nbs/03_split.ipynb #00000015
+# %% ../nbs/03_split.ipynb #00000019
 def _take(sizes, goal, keep): # how many groups come nearest to `goal` images, leaving `keep` groups
     return int(np.clip(np.abs(sizes.cumsum() - goal).argmin() + 1, 1, len(sizes) - keep))
 
+# %% ../nbs/03_split.ipynb #0000001b
 def _check_enough(cases, groups, whole): # three groups are the least
     if len(whole) >= 3: return
     if len(groups) < 3:
@@ -92,7 +97,7 @@ def _check_enough(cases, groups, whole): # three groups are the least
     raise DataError(f"{_where(cases)}: only {len(whole)} of {len(groups)} patients have a mask for every image. Train, valid and test need one "
                     "such patient each. Add masks, or leave out the images without one.")
 
-# %% ../nbs/03_split.ipynb #00000016
+# %% ../nbs/03_split.ipynb #0000001c
 def split_cases(cases:pd.DataFrame, # case table, best with the column `hash` of the cache
                 seed:int=0, # another seed draws another split
                 valid:float=.15, # share of the images for choosing a checkpoint
@@ -113,14 +118,14 @@ def split_cases(cases:pd.DataFrame, # case table, best with the column `hash` of
     check_splits(cases)
     return cases
 
-# %% ../nbs/03_split.ipynb #0000001e
+# %% ../nbs/03_split.ipynb #00000025
 def draw_labelled(cases:pd.DataFrame, # case table with `split` filled
                   fraction:float, # share of the training images with a mask, in (0,1]
                   seed:int=0, # another seed draws other patients
                  ) -> pd.DataFrame: # a copy with `labelled` filled
     """Choose the labelled training patients: nested over `fraction` for one seed, at least one image; valid and test are labelled.
     Raises `ConfigError` for a fraction outside (0,1], `DataError` for a valid or test case without a mask and for a split that leaks."""
-    if isinstance(fraction, (str, bool)) or not 0 < fraction <= 1:
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float, np.number)) or not 0 < fraction <= 1:
         raise ConfigError(f"label_fraction={fraction!r} is not in (0, 1]. Use 0.1 for 10 % of the training images that have a mask.")
     check_splits(cases)
     masked, train = cases['mask'].map(len) > 0, cases['split'] == 'train'
@@ -134,7 +139,7 @@ def draw_labelled(cases:pd.DataFrame, # case table with `split` filled
     group = case_groups(cases[train & masked]).reindex(cases.index)
     return cases.assign(labelled=~train | group.isin(chosen))
 
-# %% ../nbs/03_split.ipynb #00000026
+# %% ../nbs/03_split.ipynb #0000002f
 COLUMNS = ['case', 'patient', 'split', 'labelled']
 
 def save_splits(cases:pd.DataFrame, # case table with `split` and `labelled` filled
@@ -144,25 +149,34 @@ def save_splits(cases:pd.DataFrame, # case table with `split` and `labelled` fil
     check_splits(cases)
     with atomic_path(path) as tmp: cases[COLUMNS].sort_values('case').to_csv(tmp, index=False)
 
+# %% ../nbs/03_split.ipynb #00000031
 def load_splits(cases:pd.DataFrame, # case table
                 path, # CSV file that `save_splits` wrote
                ) -> pd.DataFrame: # a copy with `split` and `labelled` as in the file
     "Take a published split. Raises `DataError` when the file cannot be read, when its cases are not those of the table, and when it leaks."
-    try: t = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as e: raise DataError(f"{path}: cannot be read as CSV ({e}). Write it with save_splits.") from e
-    if missing := [c for c in COLUMNS if c not in t]: raise DataError(f"{path}: has no column {_some(missing)}. Write it with save_splits.")
-    _check_file(cases, t.set_index('case'), path)
-    t = t.set_index('case').loc[cases['case']]
+    t = _read_splits(path)
+    _check_file(cases, t, path)
+    t = t.loc[cases['case']]
     cases = cases.assign(split=t['split'].values, labelled=(t['labelled'] == 'True').values)
     check_splits(cases)
     return cases
 
-# %% ../nbs/03_split.ipynb #00000027
+# %% ../nbs/03_split.ipynb #00000032
+def _read_splits(path): # the rows of a split file, by case
+    try: t = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as e: raise DataError(f"{path}: cannot be read as CSV ({e}). Write it with save_splits.") from e
+    if missing := [c for c in COLUMNS if c not in t]: raise DataError(f"{path}: has no column {_some(missing)}. Write it with save_splits.")
+    return t.set_index('case')
+
+# %% ../nbs/03_split.ipynb #00000033
+def _check_roles(cases, t, path): # what the file says of each case, against the masks there are
+    if len(odd := t[~t['labelled'].isin(['True', 'False'])]): raise DataError(f"{path}: case {odd.index[0]} has labelled '{odd['labelled'].iloc[0]}'. Write True or False.")
+    roles = cases.set_index('case')['mask'].map(len).eq(0) & (t['labelled'] == 'True')
+    if roles.any(): raise DataError(f"{path}: case {roles.idxmax()} is labelled there but has no mask here: an image with no mask in a labelled role. Add its mask.")
+
 def _check_file(cases, t, path): # the rows `t` of a split file, by case, against the table
     here, there = set(cases['case']), set(t.index)
     if there - here: raise DataError(f"{path}: names cases that {_where(cases)} does not have: {_some(sorted(there - here))}. Use the whole data set it was made for.")
     if here - there: raise DataError(f"{path}: says nothing about cases of {_where(cases)}: {_some(sorted(here - there))}. Use the split of this data set.")
     if t.index.has_duplicates: raise DataError(f"{path}: case {t.index[t.index.duplicated()][0]} is there twice. Remove one of the rows.")
-    if len(odd := t[~t['labelled'].isin(['True', 'False'])]): raise DataError(f"{path}: case {odd.index[0]} has labelled '{odd['labelled'].iloc[0]}'. Write True or False.")
-    roles = cases.set_index('case')['mask'].map(len).eq(0) & (t['labelled'] == 'True')
-    if roles.any(): raise DataError(f"{path}: case {roles.idxmax()} is labelled there but has no mask here: an image with no mask in a labelled role. Add its mask.")
+    _check_roles(cases, t, path)

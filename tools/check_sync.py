@@ -43,10 +43,10 @@ def again(root, lib):
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}   # with it nbdev_export does nothing
     env['PYTHONPATH'] = str(root)                                   # the copy's own package
     here = Path(__file__).resolve().parent
-    for cmd in (['-c', 'from nbdev.clean import nbdev_clean; nbdev_clean()'], ['-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()'],
-                [str(here/'build_readme.py'), str(root)]):
-        done = subprocess.run([sys.executable, '-W', 'error::UserWarning', *cmd], cwd=root, env=env, capture_output=True, text=True)
-        if done.returncode: raise SystemExit(f'check_sync: {cmd[-1]} failed:\n{done.stdout}{done.stderr}'.rstrip())
+    nbdev = 'from nbdev.clean import nbdev_clean; from nbdev.doclinks import nbdev_export; nbdev_clean(); nbdev_export()'
+    for what, cmd in (('nbdev_clean or nbdev_export', ['-c', nbdev]), ('build_readme', [str(here/'build_readme.py'), str(root)])):
+        done = subprocess.run([sys.executable, *cmd], cwd=root, env=env, capture_output=True, text=True)
+        if done.returncode: raise SystemExit(f'check_sync: {what} failed:\n{done.stdout}{done.stderr}'.rstrip())
 
 
 def lines(name, data):
@@ -66,6 +66,9 @@ def difference(name, old, new):
 
 
 def main(root):
+    for p in (root/'nbs').rglob('*.ipynb'):     # nbdev_clean only warns, without the name
+        try: json.loads(p.read_text(encoding='utf-8'))
+        except ValueError as e: raise SystemExit(f'check_sync: {p.relative_to(root)} is not a notebook that can be read ({e})')
     cfg = ConfigParser(); cfg.read(root/'settings.ini')
     lib = cfg['DEFAULT']['lib_path']
     with tempfile.TemporaryDirectory() as tmp:

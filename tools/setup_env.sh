@@ -14,7 +14,7 @@ die() { say "$*"; exit 1; }
 wanted() {
     echo "folder $(pwd)"
     cat constraints.txt setup.py
-    awk '/^[a-z_]+ *=/ { keep = $1 ~ /^(version|min_python|requirements|dev_requirements|console_scripts)$/ } keep' settings.ini
+    awk '/^[a-z_]+ *=/ { keep = $1 ~ /^(min_python|requirements|dev_requirements|console_scripts)$/ } keep' settings.ini
 }
 
 fits() { "$1" -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; }
@@ -38,12 +38,12 @@ venv_host_pip() {       # Debian's python3 without python3-venv: venv works, but
     "$py" -m venv --without-pip "$env" >/dev/null 2>&1 || return 1
     "$py" -m pip --python "$env/bin/python" install -q pip >/dev/null 2>&1 && has_pip
 }
-virtualenv_() { fresh; { "$py" -m virtualenv -q -p "$py" "$env" || virtualenv -q -p "$py" "$env"; } >/dev/null 2>&1 && echo unfinished > "$mark" && has_pip; }
-uv_() { command -v uv >/dev/null 2>&1 && rm -rf "$env" && uv venv -q --seed -p "$py" "$env" >/dev/null 2>&1 && echo unfinished > "$mark" && has_pip; }
+virtualenv_() { fresh; { "$py" -m virtualenv -q "$env" || virtualenv -q -p "$py" "$env"; } >/dev/null 2>&1 && has_pip; }
+uv_() { fresh; uv venv -q --allow-existing --seed -p "$py" "$env" >/dev/null 2>&1 && has_pip; }
 venv_apt() {            # only as root (a container): install what Debian leaves out, and say so
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || return 1
     say "$py cannot make environments: running 'apt-get update && apt-get install -y $debian'"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$debian"; } >/dev/null && venv
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$debian"; } >/dev/null 2>&1 && venv
 }
 
 if [ -f "$mark" ]; then
@@ -56,7 +56,6 @@ fi
 
 py=$(choose_python)
 case $py in */python3.1[0-9]) debian=${py##*/}-venv ;; *) debian=python3-venv ;; esac
-say "installing with $("$py" -V) into $env: once, about 6 GB (most of it PyTorch), some minutes"
 PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1
 PYTHONNOUSERSITE=1
 export PIP_USER PIP_DISABLE_PIP_VERSION_CHECK PIP_ROOT_USER_ACTION PIP_NO_INPUT PYTHONNOUSERSITE
@@ -65,9 +64,10 @@ venv || venv_host_pip || virtualenv_ || uv_ || venv_apt || {
     rm -rf "$env"
     die "$py cannot make a virtual environment: run 'sudo apt-get install $debian' and try again"
 }
+say "installing with $("$py" -V) into $env: once, about 6 GB (most of it PyTorch), some minutes"
 [ -t 1 ] && quiet= || quiet=-qq
 pip() { "$env/bin/python" -m pip install $quiet -c constraints.txt "$@" || die "the installation did not finish (pip's reason is above): call make again once that is mended"; }
-pip setuptools
+pip pip setuptools       # the pip of some Debian releases cannot resolve a pinned set that has extras
 pip --no-build-isolation -e '.[dev]'
 wanted > "$mark.new"
 mv "$mark.new" "$mark"
