@@ -91,7 +91,7 @@ def feature_extractor(features:str='encoder', # 'encoder' (offline), 'inception'
     try: torch.load(path, map_location='cpu', weights_only=True); return Inception(path).eval()
     except UNREADABLE as e:
         why = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise DataError(f"{path}: holds no Inception-v3 weights ({why}). Fetch {WEIGHTS_FILE} again from {WEIGHTS_URL}.") from e
+        raise DataError(f"{path}: holds no Inception-v3 weights ({why}). Delete it and fetch {WEIGHTS_FILE} again from {WEIGHTS_URL}.") from e
 
 # %% ../nbs/12_inception.ipynb #00000019
 @dataclass

@@ -12,7 +12,7 @@ from dataclasses import dataclass, asdict, replace
 from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .core import ConfigError, DataError, atomic_path, suggest
@@ -172,7 +172,7 @@ def save_weights(model:nn.Module, # has `.cfg`
     "Write weights with their configuration, whole or not at all."
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     header = dict(config=json.dumps(asdict(model.cfg)), **{k: json.dumps(v) for k, v in meta.items()})
-    with atomic_path(path) as tmp: save_file(state, tmp, header)
+    with atomic_path(path) as tmp: tmp.write_bytes(save(state, header))  # bytes first: a full disk is then an OSError
 
 def read_weights(path) -> tuple[dict, dict]: # state dict, metadata
     "Read what `save_weights` wrote; raises `DataError` naming a file that is missing, broken or not ours."

@@ -211,11 +211,11 @@ def scan_convert(a:np.ndarray, # (depths, beams)
 # %% ../nbs/02_phantom.ipynb #00000038
 HEART = dict(
     patient=dict(depth=(115, 150), angle=(38, 46), length=(.50, .60), aspect=(.54, .66), wall=(.14, .19), ef=(.25, .6), atrium=(.8, 1.2),
-                 contrast=(13, 25), bright=(-3, 3), gain=(-9, 8), dynamic=(42, 56), noise=(-58, -42), clutter=(.03, .09), spread=(.006, .010),
+                 contrast=(9, 21), bright=(-3, 3), gain=(-11, 7), dynamic=(42, 56), noise=(-58, -42), clutter=(.03, .09), spread=(.006, .010),
                  near=(6, 13), near_db=(4, 14), tgc=(-4, 3)),
     view=dict(tilt=(-9, 9), left=(-.05, .03), apex=(.10, .155), bend=(-.03, .06), septal=(.45, .53), narrow=(.05, .28), base=(-.12, .12),
               roof=(.42, .62), roof_width=(1, 1.25), lean=(-.12, .25), halo_left=(0, 9), halo_right=(2, 11), rv=(.5, .85), rv_long=(.5, .7), lung=(.05, .35)),
-    frame=dict(drop_left=(-2, 6), drop_right=(2, 12), epi=(-22, -8), endo=(-24, -11), atrial=(-24, -12), valve=(-19, -7), annulus=(3, 14),
+    frame=dict(drop_left=(0, 9), drop_right=(3, 15), epi=(-22, -8), endo=(-24, -11), atrial=(-24, -12), valve=(-19, -7), annulus=(3, 14),
                opening=(.05, .5), pap=(.45, .72), pap_at=(.42, .62)))
 
 # %% ../nbs/02_phantom.ipynb #0000003a

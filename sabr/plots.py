@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'STAGE_COLORS', 'HIDDEN', 'TRUTH', 'class_colors', 'pixel_aspect', 'cached_aspect', 'bare', 'show',
            'overlay', 'panels', 'class_legend', 'keep', 'spread', 'data_figure', 'seen', 'scan_aspect', 'shadow_figure',
            'history_figure', 'stage_name', 'inpaint', 'inpainting_figure', 'boundary_figure', 'with_mean', 'rank_cases',
-           'score_figure', 'cases_figure']
+           'score_figure', 'case_panels', 'cases_figure']
 
 # %% ../nbs/16_plots.ipynb #00000002
 import warnings
@@ -118,7 +118,7 @@ def data_figure(cases:pd.DataFrame, cache, # of `load_data`
     class_legend(fig, cases.attrs['classes'])
     return fig
 
-# %% ../nbs/16_plots.ipynb #0000001c
+# %% ../nbs/16_plots.ipynb #0000001e
 def seen(image:np.ndarray, valid:np.ndarray) -> np.ndarray: # (H,W,3)
     "An image with its hidden part painted over."
     return np.where(valid[..., None] > 0, image[..., None], HIDDEN)
@@ -132,7 +132,7 @@ def _shadowed(cache, geoms, rows, mode, seed=0): # image, shadowed, valid: (n,1,
     x = cache.batch(rows)[0].float()/255
     return x, *imitate_shadow(x, torch.as_tensor(np.asarray(geoms)[rows]), mode, torch.Generator().manual_seed(seed))
 
-# %% ../nbs/16_plots.ipynb #0000001d
+# %% ../nbs/16_plots.ipynb #00000021
 def shadow_figure(cache, geoms, # of `load_data`
                   mode:str='mixed', # of `imitate_shadow`
                   n:int=6, seed:int=0) -> Figure:
@@ -146,7 +146,7 @@ def shadow_figure(cache, geoms, # of `load_data`
     for ax, t in zip(axs[:, 0], ('image', 'imitated shadow', 'what is seen')): ax.set_ylabel(t, fontsize=8)
     return fig
 
-# %% ../nbs/16_plots.ipynb #00000020
+# %% ../nbs/16_plots.ipynb #00000024
 def _log_ticks(ax): # 0.2, 0.5, 1, 2 ... instead of powers
     ax.set_yscale('log'); ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
@@ -167,7 +167,7 @@ def history_figure(history:pd.DataFrame, # history.csv of a run
     fig.legend(axs[0].lines[:len(order)], [STAGES[s] for s in order], loc='outside upper center', ncol=len(order), frameon=False, fontsize=8)
     return keep(fig, out_dir, '_'.join(['history', *stages]))
 
-# %% ../nbs/16_plots.ipynb #00000024
+# %% ../nbs/16_plots.ipynb #00000028
 def stage_name(cfg, stage:str) -> str:
     "The name that the selected weights of a stage have in files and tables."
     return stage + ('_best' if cfg.select == 'best' else '')
@@ -185,7 +185,7 @@ def inpaint(cfg, data, # data: cases, cache, geoms
     y = model(s.to(device), v.to(device))['inpainted'].float().cpu()
     return [t[:, 0].numpy() for t in (x, s, v, y)]
 
-# %% ../nbs/16_plots.ipynb #00000025
+# %% ../nbs/16_plots.ipynb #0000002b
 def inpainting_figure(cfg, data, # run configuration; cases, cache, geoms
                       n:int=6) -> Figure:
     "Validation images, their imitated shadows, what is seen, and what the network makes of it."
@@ -199,7 +199,7 @@ def inpainting_figure(cfg, data, # run configuration; cases, cache, geoms
     for ax, t in zip(axs[:, 0], ('image', 'imitated shadow', 'what is seen', 'inpainted')): ax.set_ylabel(t, fontsize=8)
     return keep(fig, cfg.out_dir, 'inpainting')
 
-# %% ../nbs/16_plots.ipynb #00000028
+# %% ../nbs/16_plots.ipynb #0000002e
 def _zoom(ax, labels, aspect, room=.15): # to what is not background
     r, c = np.nonzero(labels)
     if not len(r): return
@@ -211,7 +211,7 @@ def _arrows(ax, near, way, aspect, every): # of the boundary pixels, every so ma
     d = DIRECTIONS[way[r[keep], c[keep]]].numpy()
     ax.quiver(c[keep], r[keep], d[:, 0], d[:, 1], angles='xy', color='#f0c83c', scale=.8/every, scale_units='xy', width=.008, headwidth=4)
 
-# %% ../nbs/16_plots.ipynb #00000029
+# %% ../nbs/16_plots.ipynb #00000030
 @torch.no_grad()
 def boundary_figure(cfg, data, # run configuration; cases, cache, geoms
                     n:int=3) -> Figure:
@@ -230,7 +230,7 @@ def boundary_figure(cfg, data, # run configuration; cases, cache, geoms
     class_legend(fig, data.cases.attrs['classes'], [TRUTH])
     return keep(fig, cfg.out_dir, 'boundary')
 
-# %% ../nbs/16_plots.ipynb #0000002c
+# %% ../nbs/16_plots.ipynb #00000033
 def with_mean(per_case:pd.DataFrame) -> pd.DataFrame:
     "The table with a class `mean` added for each case: the mean over its classes. One class is its own mean."
     if per_case['class'].nunique() == 1: return per_case
@@ -246,7 +246,7 @@ def rank_cases(per_case:pd.DataFrame, stage:str, split:str='test') -> pd.DataFra
     by_class.insert(0, 'dice', by_class.mean(axis=1)); by_class.columns.name = None
     return by_class.sort_values('dice', kind='stable').reset_index()
 
-# %% ../nbs/16_plots.ipynb #0000002e
+# %% ../nbs/16_plots.ipynb #00000035
 def score_figure(per_case:pd.DataFrame, # per_case.csv
                  cfg, # run configuration: which weights, which folder
                  split:str='test') -> Figure:
@@ -263,8 +263,9 @@ def score_figure(per_case:pd.DataFrame, # per_case.csv
     fig.legend([Patch(color=STAGE_COLORS[s]) for s in order], [STAGES[s] for s in order], loc='outside upper center', ncol=len(order), frameon=False, fontsize=8)
     return keep(fig, cfg.out_dir, 'scores')
 
-# %% ../nbs/16_plots.ipynb #00000031
-def _case_row(axs, image, truth, pred, aspect): # prediction, truth, boundary
+# %% ../nbs/16_plots.ipynb #00000038
+def case_panels(axs, image, truth, pred, aspect:float=1.):
+    "Prediction, truth and boundary on three axes."
     for ax in axs: show(ax, image, aspect)
     overlay(axs[0], pred); overlay(axs[1], truth)
     overlay(axs[2], truth, 0, 'w', width=.8); overlay(axs[2], pred, 0)
@@ -281,7 +282,7 @@ def cases_figure(cfg, data, # run configuration; cases, cache, geoms
     for j, (i, dice) in enumerate(zip(pos, ranked.dice)):
         row = data.cases.iloc[i]; image, truth = read_case(row, data.cases.attrs)
         for ax, im in zip(axs[j, 1:3], (s[j], y[j])): show(ax, im, aspect[j]); overlay(ax, (v[j] == 0).astype(np.uint8), 0, '#9ecae1', ':', .7)
-        show(axs[j, 0], image, pixel_aspect(row.spacing)); _case_row(axs[j, 3:], image, truth, predict(image), pixel_aspect(row.spacing))
+        show(axs[j, 0], image, pixel_aspect(row.spacing)); case_panels(axs[j, 3:], image, truth, predict(image), pixel_aspect(row.spacing))
         axs[j, 0].set_ylabel(f"{row.case}\n{'worst, ' if j == 0 else 'best, ' if j == len(pos) - 1 else ''}Dice {dice:.3f}", fontsize=7)
     for ax, t in zip(axs[0], ('image', 'imitated shadow', 'inpainting', 'prediction', 'truth', 'boundary')): ax.set_title(t, fontsize=9)
     class_legend(fig, data.cases.attrs['classes'], [TRUTH])

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from .core import ConfigError, suggest
 
-# %% ../nbs/05_shadow.ipynb #00000009
+# %% ../nbs/05_shadow.ipynb #0000000a
 def _foreground(image, black):
     "what is brighter than black, without specks; parts that lie near each other count as one"
     fg, k = ndi.binary_opening(image > black, np.ones((3, 3))), 2*(max(image.shape)//16) + 1
@@ -30,6 +30,7 @@ def _foreground(image, black):
     n = np.bincount(parts.ravel(), fg.ravel()); n[0] = 0
     return fg & (n >= max(n.max()/4, 1))[parts]
 
+# %% ../nbs/05_shadow.ipynb #0000000b
 def _region(image:np.ndarray, # (H,W) in [0,1]
             black:float=5/255) -> np.ndarray: # (H,W) bool
     fg = _foreground(image, black)
@@ -39,14 +40,14 @@ def _region(image:np.ndarray, # (H,W) in [0,1]
     notch = ndi.grey_opening(np.where(fg.any(0), fg.argmax(0) - top, 0), max(image.shape)//4, mode='nearest')
     return hull & (np.arange(len(image))[:, None] >= top + notch*(notch > 1))
 
-# %% ../nbs/05_shadow.ipynb #0000000a
+# %% ../nbs/05_shadow.ipynb #0000000c
 def scan_region(image:Tensor, # (B,1,H,W) in [0,1]
                 black:float=5/255, # what counts as black
                ) -> Tensor: # (B,1,H,W) bool
     "The insonified region of each image: all of it where an image is black. On the CPU, some ms an image: meant to be called once a case."
     return torch.from_numpy(np.stack([_region(i, black) for i in image[:, 0].cpu().numpy()])[:, None]).to(image.device)
 
-# %% ../nbs/05_shadow.ipynb #0000000e
+# %% ../nbs/05_shadow.ipynb #00000011
 class ProbeGeometry(NamedTuple):
     "Where the beams of an image run. Lengths in heights of the image, angles in radians from straight down, after x was multiplied by `aspect`."
     sector:float # 1: beams meet at the apex; 0: beams are columns
@@ -61,7 +62,7 @@ class ProbeGeometry(NamedTuple):
     @property
     def kind(self) -> str: return 'sector' if self.sector else 'linear'
 
-# %% ../nbs/05_shadow.ipynb #00000010
+# %% ../nbs/05_shadow.ipynb #00000013
 def _line(x, y, tol, need):
     "a, b of y = a + b x through most points; None where fewer than `need` agree"
     if len(x) < max(need, 3): return None
@@ -70,7 +71,7 @@ def _line(x, y, tol, need):
     (x0, y0), (dx, dy) = model.origin, model.direction
     return None if abs(dx) < 1e-6 else (y0 - dy/dx*x0, dy/dx)
 
-# %% ../nbs/05_shadow.ipynb #00000013
+# %% ../nbs/05_shadow.ipynb #00000016
 def _edges(region):
     "left and right edge as column = a + b row, or None where it is upright or not in the picture"
     h, w = region.shape; rows = np.flatnonzero(region.any(1)); out = []
@@ -81,7 +82,7 @@ def _edges(region):
         out.append(line if line and line[1]*sign > .05 else None)
     return out
 
-# %% ../nbs/05_shadow.ipynb #00000016
+# %% ../nbs/05_shadow.ipynb #0000001a
 def _aspect(region, row, col, edges):
     "aspect from the far arc, else from the near one, else 1"
     h, w = region.shape; cols = np.flatnonzero(region.any(0)); c = (cols + .5)/w
@@ -96,12 +97,13 @@ def _aspect(region, row, col, edges):
         if fit and .16 < -fit[1] < 6.3: return math.sqrt(-fit[1])
     return 1.
 
-# %% ../nbs/05_shadow.ipynb #00000019
+# %% ../nbs/05_shadow.ipynb #0000001d
 def _apex(left, right):
     "(row, col) where the edges meet"
     if left and right: row = (left[0] - right[0])/(right[1] - left[1]); return row, left[0] + left[1]*row
     a, b = left or right; return (.5 - a)/b, .5
 
+# %% ../nbs/05_shadow.ipynb #0000001e
 def estimate_geometry(image:np.ndarray, # (H,W), uint8 or float in [0,1], stretched to a square or not
                      ) -> ProbeGeometry:
     "The geometry of the probe from the picture alone (method, section 6: the apex follows from the two straight edges)."
@@ -113,15 +115,15 @@ def estimate_geometry(image:np.ndarray, # (H,W), uint8 or float in [0,1], stretc
     k = _aspect(region, row, col, edges)
     angle, r = np.arctan2(k*(x - col), y - row), np.hypot(k*(x - col), y - row)
     lo, hi = (math.atan(k*e[1]) if e else f(angle) for e, f in ((left, np.min), (right, np.max)))
-    return ProbeGeometry(1., row, col, k, lo, hi, *np.quantile(r, (.0005, .9995)))
+    return ProbeGeometry(1., row, col, k, lo, hi, r.min(), r.max())
 
-# %% ../nbs/05_shadow.ipynb #0000001e
+# %% ../nbs/05_shadow.ipynb #00000029
 def geometries(images, # (N,S,S) uint8: an array, or anything that yields the images
               ) -> np.ndarray: # (N,8) float32
     "`ProbeGeometry` of each image as a row."
     return np.array([estimate_geometry(i) for i in images], np.float32).reshape(-1, len(ProbeGeometry._fields))
 
-# %% ../nbs/05_shadow.ipynb #00000021
+# %% ../nbs/05_shadow.ipynb #0000002d
 def beam_coordinates(geom:Tensor, # (B,8) rows of `geometries`
                      size:int, # side of the images
                     ) -> tuple: # u, z, each (B,1,size,size)
@@ -132,16 +134,18 @@ def beam_coordinates(geom:Tensor, # (B,8) rows of `geometries`
     u, z = torch.where(sector > .5, torch.atan2(x, y), x), torch.where(sector > .5, torch.hypot(x, y), y)
     return (u - lo)/(hi - lo), (z - near)/(far - near)
 
+# %% ../nbs/05_shadow.ipynb #0000002e
 def in_scan(u:Tensor, z:Tensor) -> Tensor: # bool
     "Whether the beam coordinates lie in the scan region."
     return (u >= 0) & (u <= 1) & (z >= 0) & (z <= 1)
 
-# %% ../nbs/05_shadow.ipynb #00000024
+# %% ../nbs/05_shadow.ipynb #00000033
 def beam_grid(n:int, device=None) -> tuple: # u (1,1,1,n), z (1,1,n,1)
     "Centres of a grid of `n` beams with `n` samples each."
     c = (torch.arange(n, device=device) + .5)/n
     return c.view(1, 1, 1, n), c.view(1, 1, n, 1)
 
+# %% ../nbs/05_shadow.ipynb #00000034
 def pixel_coordinates(geom:Tensor, # (B,8)
                       n:int, # beams, and samples a beam
                      ) -> tuple: # row, col, each (B,1,n,n), [0,1] inside the picture
@@ -152,7 +156,7 @@ def pixel_coordinates(geom:Tensor, # (B,8)
     y, x = torch.where(sector > .5, z*torch.cos(u), z), torch.where(sector > .5, z*torch.sin(u), u)
     return row + y.expand(-1, -1, n, n), col + (x/aspect).expand(-1, -1, n, n)
 
-# %% ../nbs/05_shadow.ipynb #00000026
+# %% ../nbs/05_shadow.ipynb #00000037
 def sample_at(x:Tensor, # (B,C,H,W)
               col:Tensor, row:Tensor, # (B,1,h,w), [0,1] from border to border of x
              ) -> Tensor: # (B,C,h,w)
@@ -167,7 +171,7 @@ def to_beams(image:Tensor, # (B,C,S,S)
     row, col = pixel_coordinates(geom, n)
     return sample_at(image, col, row)
 
-# %% ../nbs/05_shadow.ipynb #0000002a
+# %% ../nbs/05_shadow.ipynb #0000003b
 class Occluders(NamedTuple):
     "Several occluders an image. Each field is (B,n,1,1), or (B,n,1,beams) where it may differ from beam to beam."
     u:Tensor # beam of the centre
@@ -181,6 +185,7 @@ class Occluders(NamedTuple):
 
 def _smooth(x): x = x.clamp(0, 1); return x*x*(3 - 2*x)
 
+# %% ../nbs/05_shadow.ipynb #0000003c
 def acoustic_transmission(u:Tensor, z:Tensor, # beam coordinates, of pixels (B,1,S,S) or of a beam grid
                           occ:Occluders) -> Tensor: # (B,1,...) in [0,1]
     "T = prod(1 - s g(u - u0) h(z - z0)) over the occluders of each image (method, section 6)."
@@ -189,14 +194,14 @@ def acoustic_transmission(u:Tensor, z:Tensor, # beam coordinates, of pixels (B,1
     h = _smooth(t/occ.thick)*(1 - occ.recovery*t)
     return (1 - occ.strength*g*h).prod(1, keepdim=True)
 
-# %% ../nbs/05_shadow.ipynb #0000002f
+# %% ../nbs/05_shadow.ipynb #00000044
 def bright_caps(u:Tensor, z:Tensor, occ:Occluders) -> Tensor: # (B,1,...) dB
     "The echo of the occluders themselves."
     y = ((z - occ.z)/(2*occ.thick)).clamp(0, 1)
     g = _smooth((1 - (u - occ.u).abs()/occ.width)/occ.soft)
     return (occ.cap*g*4*y*(1 - y)).sum(1, keepdim=True)
 
-# %% ../nbs/05_shadow.ipynb #00000032
+# %% ../nbs/05_shadow.ipynb #00000047
 def cell_area(geom:Tensor, # (B,8)
               n:int) -> Tensor: # (B,1,n,n), 0 where the cell is not in the picture
     "Relative area of each cell of the beam grid in the image."
@@ -205,6 +210,7 @@ def cell_area(geom:Tensor, # (B,8)
     r = near + beam_grid(n, geom.device)[1]*(far - near)
     return torch.where(sector > .5, r, 1.)*((row > 0) & (row < 1) & (col > 0) & (col < 1))
 
+# %% ../nbs/05_shadow.ipynb #00000048
 def weighted_quantile(x:Tensor, # (B,...)
                       w:Tensor, # same shape, weights >= 0
                       q:Tensor, # (B,) in [0,1]
@@ -215,6 +221,7 @@ def weighted_quantile(x:Tensor, # (B,...)
     i = torch.searchsorted(w, (q[:, None]*w[:, -1:])).clamp(max=x.shape[1] - 1)
     return x.gather(1, i)[:, 0]
 
+# %% ../nbs/05_shadow.ipynb #00000049
 def gray_level(beams:Tensor, # (B,1,n,n)
                area:Tensor, # (B,1,n,n)
                q:float) -> Tensor: # (B,1,1,1)
@@ -222,9 +229,10 @@ def gray_level(beams:Tensor, # (B,1,n,n)
     x, w = beams[..., ::3, ::3], area[..., ::3, ::3]
     return weighted_quantile(x, w, torch.full((len(x),), q, device=x.device)).view(-1, 1, 1, 1)
 
-# %% ../nbs/05_shadow.ipynb #00000034
+# %% ../nbs/05_shadow.ipynb #0000004c
 def _uniform(generator, shape, lo, hi, device): return (lo + (hi - lo)*torch.rand(shape, generator=generator)).to(device)
 
+# %% ../nbs/05_shadow.ipynb #0000004d
 def pick_places(beams:Tensor, # (B,1,n,n) image in beam space
                 area:Tensor, # (B,1,n,n)
                 deepest:Tensor, # (B,) no deeper than this
@@ -235,12 +243,12 @@ def pick_places(beams:Tensor, # (B,1,n,n) image in beam space
     u, z = beam_grid(beams.shape[-1], beams.device)
     dark = gray_level(beams, area, percentile)
     w = area*(((beams - dark).relu() + .003)*(z < deepest.view(-1, 1, 1, 1)) + 1e-9*(1 - z))
-    cdf = w.flatten(1).double().cumsum(1)
+    cdf = w.flatten(1).cumsum(1)
     r = _uniform(generator, (len(beams), count), 0, 1, beams.device)
     i = torch.searchsorted(cdf, r*cdf[:, -1:]).clamp(max=cdf.shape[1] - 1)[..., None, None]
     return (i % beams.shape[-1] + .5)/beams.shape[-1], (i // beams.shape[-1] + .5)/beams.shape[-1]
 
-# %% ../nbs/05_shadow.ipynb #00000037
+# %% ../nbs/05_shadow.ipynb #00000051
 def follow_reflector(beams:Tensor, # (B,1,n,n)
                      z0:Tensor, # (B,k,1,1)
                      window:float=.04, # of the depth
@@ -252,7 +260,7 @@ def follow_reflector(beams:Tensor, # (B,1,n,n)
     k = max(1, beams.shape[-1]//24)
     return F.avg_pool1d(F.pad(front[:, :, 0], (k, k), mode='replicate'), 2*k + 1, 1)[:, :, None]
 
-# %% ../nbs/05_shadow.ipynb #0000003a
+# %% ../nbs/05_shadow.ipynb #00000054
 def hiding_scale(u:Tensor, z:Tensor, # beam coordinates
                  occ:Occluders,
                  threshold:Tensor, # (B,1,1,1) loss in dB that hides
@@ -265,7 +273,7 @@ def hiding_scale(u:Tensor, z:Tensor, # beam coordinates
     scale = (u - occ.u).abs()/(occ.width*(1 - occ.soft*x))
     return torch.where(g < 1, scale, torch.inf).amin(1, keepdim=True)
 
-# %% ../nbs/05_shadow.ipynb #0000003d
+# %% ../nbs/05_shadow.ipynb #00000058
 def widen(occ:Occluders, area:Tensor, # (B,1,n,n)
           share:Tensor, # (B,) of the area to hide
           threshold:Tensor, # (B,1,1,1) loss in dB that hides
@@ -281,14 +289,16 @@ def widen(occ:Occluders, area:Tensor, # (B,1,n,n)
         lo, hi = torch.where(more, (lo + hi)/2, lo), torch.where(more, hi, (lo + hi)/2)
     return wide(hi)
 
-# %% ../nbs/05_shadow.ipynb #00000040
+# %% ../nbs/05_shadow.ipynb #0000005c
 def strength_of(db): return 1 - 10**(-db/20)
 
+# %% ../nbs/05_shadow.ipynb #0000005d
 def hidden_threshold(occ:Occluders, hidden_db:float=6.) -> Tensor: # (B,1,1,1) dB
     "The loss from which on a place counts as hidden."
     weakest = torch.where(occ.strength > 0, occ.strength, 1.).amin((1, 3), keepdim=True)
     return (-10*torch.log10((1 - weakest).clamp(min=1e-6))).clamp(max=hidden_db)
 
+# %% ../nbs/05_shadow.ipynb #0000005e
 def deepest_front(area:Tensor, # (B,1,n,n)
                   coverage:Tensor, # (B,)
                   spare:float=.65, # part of what lies behind the front that may be covered
@@ -297,7 +307,7 @@ def deepest_front(area:Tensor, # (B,1,n,n)
     z = beam_grid(area.shape[-1], area.device)[1].flatten().expand(len(area), -1)
     return weighted_quantile(z, area.sum((1, 3)), (1 - coverage/spare).clamp(min=0)).clamp(max=.75)
 
-# %% ../nbs/05_shadow.ipynb #00000042
+# %% ../nbs/05_shadow.ipynb #00000060
 def draw_occluders(beams:Tensor, # (B,1,n,n) image in beam space
                    area:Tensor, # (B,1,n,n)
                    coverage=(.1, .4), # share of the scan region that is hidden
@@ -324,7 +334,7 @@ def draw_occluders(beams:Tensor, # (B,1,n,n) image in beam space
     occ = Occluders(u, front, draw(.3, 1), there*strength_of(draw(*strength_db))*(1 - rough), draw(.5, 1), thick, draw(*recovery), there*~touch*draw(*cap_db))
     return widen(occ, area, share, hidden_threshold(occ, hidden_db), bisections)
 
-# %% ../nbs/05_shadow.ipynb #00000044
+# %% ../nbs/05_shadow.ipynb #00000062
 def noise_floor(image:Tensor, # (B,1,S,S)
                 level:Tensor, # (B,1,1,1) its mean gray level
                ) -> Tensor: # (B,1,S,S)
@@ -332,6 +342,7 @@ def noise_floor(image:Tensor, # (B,1,S,S)
     mean = F.interpolate(F.avg_pool2d(image, 8, ceil_mode=True), image.shape[-2:], mode='bilinear')
     return level*(image/(mean + .02)).flip(-1).clamp(0, 2)
 
+# %% ../nbs/05_shadow.ipynb #00000063
 def attenuate(image:Tensor, # (B,1,S,S) in [0,1]
               loss:Tensor, # dB; negative = brighter
               floor=0., # gray level
@@ -340,7 +351,7 @@ def attenuate(image:Tensor, # (B,1,S,S) in [0,1]
     "Subtract decibels from a log-compressed image, down to the noise floor: I' = clip(I - loss/dynamic_range)."
     return torch.maximum(image - loss/dynamic_range, torch.minimum(image, torch.as_tensor(floor).to(image))).clamp(0, 1)
 
-# %% ../nbs/05_shadow.ipynb #00000046
+# %% ../nbs/05_shadow.ipynb #00000066
 def acoustic_shadow(image:Tensor, # (B,1,S,S) in [0,1]
                     geom:Tensor, # (B,8) from `geometries`
                     generator:torch.Generator|None=None, # on the CPU; torch's own when None
@@ -359,7 +370,7 @@ def acoustic_shadow(image:Tensor, # (B,1,S,S) in [0,1]
     floor = noise_floor(image, gray_level(inside, area, .01))
     return attenuate(image, loss - cap, floor, dynamic_range), 10**(-loss/20), on & (loss >= hidden_threshold(occ, hidden_db))
 
-# %% ../nbs/05_shadow.ipynb #00000050
+# %% ../nbs/05_shadow.ipynb #00000072
 def stress_shadow(image:Tensor, # (B,1,S,S) in [0,1]
                   geom:Tensor, # (B,8)
                   coverage:float, # share of the scan region that loses at least min(6, strength_db/2) dB
@@ -373,7 +384,7 @@ def stress_shadow(image:Tensor, # (B,1,S,S) in [0,1]
     return acoustic_shadow(image, geom, generator, dynamic_range, coverage=(coverage,)*2, strength_db=(strength_db,)*2,
                            recovery=(0, 0), streaks=0., cap_db=(0, 0), bisections=8, beams=2*image.shape[-1])
 
-# %% ../nbs/05_shadow.ipynb #00000054
+# %% ../nbs/05_shadow.ipynb #00000077
 def _brush(draw:ImageDraw.ImageDraw, size:int, rng:np.random.Generator):
     "one zigzag stroke"
     n, mean = rng.integers(4, 19), size*2**.5/8
@@ -386,13 +397,14 @@ def _brush(draw:ImageDraw.ImageDraw, size:int, rng:np.random.Generator):
     draw.line([tuple(p) for p in at], 1, width)
     for x, y in at: draw.ellipse((x - width//2, y - width//2, x + width//2, y + width//2), 1)
 
+# %% ../nbs/05_shadow.ipynb #00000078
 def _boxes(draw:ImageDraw.ImageDraw, size:int, most:int, side:int, rng:np.random.Generator):
     "fewer than `most` boxes with sides below `side`, which may reach over the border"
     for _ in range(rng.integers(most)):
         w = rng.integers(1, side, 2); x, y = rng.integers(-(w//2), size - w + w//2 + 1)
         draw.rectangle((x, y, x + w[0] - 1, y + w[1] - 1), 1)
 
-# %% ../nbs/05_shadow.ipynb #00000055
+# %% ../nbs/05_shadow.ipynb #00000079
 def _freeform(size, ratio, rng, tries=1000):
     k = min(sum(ratio), 1.)
     for _ in range(tries):
@@ -403,6 +415,7 @@ def _freeform(size, ratio, rng, tries=1000):
         if ratio[0] < hole.mean() < ratio[1]: return hole
     raise ConfigError(f"ratio={ratio}: no free-form hole of that share was found in {tries} draws. Give a wider range within (0, 1).")
 
+# %% ../nbs/05_shadow.ipynb #0000007a
 def freeform_holes(n:int, # images
                    size:int, # side
                    ratio=(0., 1.), # the hidden share lies between these
@@ -413,12 +426,13 @@ def freeform_holes(n:int, # images
     rng = np.random.default_rng(torch.randint(2**62, (1,), generator=generator).item())
     return torch.from_numpy(np.stack([_freeform(size, ratio, rng) for _ in range(n)]))[:, None].to(device)
 
-# %% ../nbs/05_shadow.ipynb #00000059
+# %% ../nbs/05_shadow.ipynb #00000080
 def shadow_map(image:Tensor, # in [0,1]
                t0:float=1/255, t1:float=60/255) -> Tensor: # same shape, in [0,1]
     "SCO-SSL's map m = (cos(pi (clip(I, t0, t1) - t0)/(t1 - t0) + pi) + 1)/2 (method, section 6)."
     return (torch.cos(math.pi*(image.clamp(t0, t1) - t0)/(t1 - t0) + math.pi) + 1)/2
 
+# %% ../nbs/05_shadow.ipynb #00000081
 def shadow_aug(image:Tensor, # (B,1,S,S) in [0,1]
                generator:torch.Generator|None=None,
                t0:float=1/255, t1:float=60/255) -> tuple: # I*m, m
@@ -427,7 +441,7 @@ def shadow_aug(image:Tensor, # (B,1,S,S) in [0,1]
     m = shadow_map(image.roll(by, 0), t0, t1)
     return image*m, m
 
-# %% ../nbs/05_shadow.ipynb #0000005c
+# %% ../nbs/05_shadow.ipynb #00000085
 def gaussian_shadow(image:Tensor, # (B,1,S,S) in [0,1]
                     generator:torch.Generator|None=None,
                     strength=(.25, .8), # s
@@ -440,7 +454,7 @@ def gaussian_shadow(image:Tensor, # (B,1,S,S) in [0,1]
     T = 1 - s*torch.exp(-.5*(((x - draw(0, 1))/sx)**2 + ((y - draw(0, 1))/sy)**2))
     return image*T, T
 
-# %% ../nbs/05_shadow.ipynb #0000005f
+# %% ../nbs/05_shadow.ipynb #00000088
 def confidence_map(image:Tensor, # (B,1,S,S) in [0,1]
                    geom:Tensor|None=None, # (B,8); scan lines are columns when None
                    alpha:float=2., beta:float=90., gamma:float=.05) -> Tensor: # (B,1,S,S) in [0,1]; 0 outside the scan region
@@ -452,9 +466,10 @@ def confidence_map(image:Tensor, # (B,1,S,S) in [0,1]
     u, z = beam_coordinates(geom.to(image.device), image.shape[-1])
     return sample_at(solve(to_beams(image, geom.to(image.device), image.shape[-1])), u, z).clamp(0, 1)*in_scan(u, z)
 
-# %% ../nbs/05_shadow.ipynb #00000062
+# %% ../nbs/05_shadow.ipynb #0000008c
 MODES = ('mixed', 'acoustic', 'freeform', 'none')
 
+# %% ../nbs/05_shadow.ipynb #0000008d
 def imitate_shadow(image:Tensor, # (B,1,S,S) in [0,1]
                    geom:Tensor, # (B,8) from `geometries`
                    mode:str='mixed', # 'freeform' as published, 'acoustic', 'mixed' (each image one of the two), 'none'

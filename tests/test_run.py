@@ -96,12 +96,12 @@ def test_goes_on_after_sigkill(tmp_path):
 def test_full_disk_at_the_end_of_training(tmp_path, monkeypatch):
     "The weights cannot be written: one clear error, nothing lost, and the next call does not train again."
     import sabr.model
-    cfg = RunConfig(out_dir=str(tmp_path/'r'), **SMALL, **PHANTOM); real = sabr.model.save_file
+    cfg = RunConfig(out_dir=str(tmp_path/'r'), **SMALL, **PHANTOM); real = sabr.model.save
     def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')
-    monkeypatch.setattr(sabr.model, 'save_file', full)
+    monkeypatch.setattr(sabr.model, 'save', full)
     with pytest.raises(SabrError, match='pretrain.safetensors.*Free some space'): stages.pretrain(cfg, bar=False)
     history = (tmp_path/'r'/'history.csv').read_text(); assert (tmp_path/'r'/'pretrain.ckpt').exists()
-    monkeypatch.setattr(sabr.model, 'save_file', real)
+    monkeypatch.setattr(sabr.model, 'save', real)
     stages.pretrain(cfg, bar=False)
     assert (tmp_path/'r'/'history.csv').read_text() == history and (tmp_path/'r'/'pretrain.safetensors').exists()
 
