@@ -75,6 +75,7 @@ class RefineNet(nn.Module):
         self.convs = nn.ModuleList(PartialConv2d(width, width) for _ in self.skips)
         self.boundary, self.direction, self.correction = (nn.Conv2d(width, n, 1) for n in (1, 8, cfg.n_classes))
         nn.init.zeros_(self.correction.weight); nn.init.zeros_(self.correction.bias)
+        nn.init.zeros_(self.boundary.weight); nn.init.constant_(self.boundary.bias, -3.)  # nothing moves until something was learnt
 
     def train(self, mode=True):
         "The frozen part stays in eval mode."

@@ -38,8 +38,10 @@ class RunConfig:
     refine_lr: float = 1e-3 # learning rate of boundary refinement
     half_life: float = 1e4 # images after which the weight of the past in the averaged network is halved
     shadow: str = 'mixed' # imitated shadows of pretraining: mixed, acoustic, freeform (published) or none
+    max_hole: float = .7 # largest share of an image that a free-form hole may hide; published: 1
     loss_weights: dict = field(default_factory=dict) # pretraining terms that differ from the published weights; 0 switches a term off
     split_seed: int = 0 # draws the test, validation and training patients
+    resplit: bool = False # draw a split even where the data set brings one
     valid: float = .15 # share of the images for validation
     test: float = .2 # share of the images for the test
     on_bad: str = 'raise' # at a file that cannot be used: raise, or warn and go on without it
@@ -71,6 +73,7 @@ def check_config(c:RunConfig):
     for k in ('lr', 'finetune_lr', 'refine_lr', 'half_life'):
         if not getattr(c, k) > 0: raise ConfigError(f"{k}={getattr(c, k)}: must be above 0.")
     if not 0 < c.label_fraction <= 1: raise ConfigError(f"label_fraction={c.label_fraction}: must be above 0 and at most 1, e.g. 0.1 for 10 %.")
+    if not 0 < c.max_hole <= 1: raise ConfigError(f"max_hole={c.max_hole}: must be above 0 and at most 1.")
     if not (c.valid > 0 and c.test > 0 and c.valid + c.test < 1): raise ConfigError(f"valid={c.valid}, test={c.test}: both above 0, and something left to train on.")
     check_weights(PUBLISHED | c.loss_weights)
 
@@ -116,5 +119,5 @@ def finish_stage(out_dir, stage:str, **notes):
     save_json(stage_notes(out_dir) | {stage: notes}, Path(out_dir)/'stages.json')
 
 # %% ../nbs/17_config.ipynb #00000015
-DEMO = dict(out_dir='runs/demo', image_size=96, steps=240, finetune_steps=240, refine_steps=80, batch_size=8, label_fraction=.2, epochs=6,
-            data_options=dict(n_patients=40))
+DEMO = dict(out_dir='runs/demo', image_size=80, steps=100, finetune_steps=340, refine_steps=50, batch_size=8, label_fraction=.4, epochs=5,
+            finetune_lr=1e-3, valid=.1, test=.15, data_options=dict(n_patients=80))

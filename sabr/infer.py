@@ -64,7 +64,7 @@ class Predictor:
 
 # %% ../nbs/15_infer.ipynb #0000000c
 MEDICAL = ('.mhd', '.mha', '.nii.gz', '.nii')
-PALETTE = [0, 0, 0, 230, 75, 60, 60, 170, 90, 60, 110, 220, 240, 200, 60, 160, 80, 200, 80, 200, 220]
+PALETTE = [0, 0, 0, 213, 94, 0, 0, 158, 115, 0, 114, 178, 240, 228, 66, 204, 121, 167, 86, 180, 233]  # Okabe and Ito: safe for colour-blind eyes
 
 def suffix(path) -> str: return next((s for s in MEDICAL if str(path).lower().endswith(s)), '')
 

@@ -10,6 +10,7 @@ __all__ = ['HIDDEN', 'leaky', 'PartialConv2d', 'to_windows', 'from_windows', 'sh
 import math
 from functools import lru_cache
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
@@ -96,23 +97,25 @@ class ShadowAttention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, b)
         return self.proj(y.transpose(1, 2).reshape(B, nW, N, C))
 
-    def forward(self, x:Tensor, # (B,H,W,C) tokens
-                m:Tensor|None=None, # (B,H,W) validity; None = all seen
-               ): # tokens, updated validity (or None)
-        B, H, W, C = x.shape
-        ws = min(self.window, max(H, W)); shift = ws//2 if self.shifted and max(H, W) > ws else 0
-        pad = (0, -W % ws, 0, -H % ws); Hp, Wp = H + pad[3], W + pad[1]
-        valid = x.new_ones(B, H, W) if m is None and any(pad) else m
-        if any(pad): x, valid = F.pad(x, (0, 0, *pad)), F.pad(valid, pad)
-        if shift: x = x.roll((-shift, -shift), (1, 2))
-        if shift and valid is not None: valid = valid.roll((-shift, -shift), (1, 2))
-        regions = shift_regions(Hp, Wp, ws, shift, x.device) if shift else None
-        wm = None if valid is None else to_windows(valid[..., None], ws)[..., 0]
-        y = from_windows(self.attend(to_windows(x, ws), wm, regions), ws, Hp, Wp)
-        if shift: y = y.roll((shift, shift), (1, 2))
-        return y[:, :H, :W], None if m is None else update_mask(wm, regions, ws, shift, Hp, Wp)[:, :H, :W]
+# %% ../nbs/06_layers.ipynb #00000016
+@patch
+def forward(self:ShadowAttention, x:Tensor, # (B,H,W,C) tokens
+            m:Tensor|None=None, # (B,H,W) validity; None = all seen
+           ): # tokens, updated validity (or None)
+    B, H, W, C = x.shape
+    ws = min(self.window, max(H, W)); shift = ws//2 if self.shifted and max(H, W) > ws else 0
+    pad = (0, -W % ws, 0, -H % ws); Hp, Wp = H + pad[3], W + pad[1]
+    valid = x.new_ones(B, H, W) if m is None and any(pad) else m
+    if any(pad): x, valid = F.pad(x, (0, 0, *pad)), F.pad(valid, pad)
+    if shift: x = x.roll((-shift, -shift), (1, 2))
+    if shift and valid is not None: valid = valid.roll((-shift, -shift), (1, 2))
+    regions = shift_regions(Hp, Wp, ws, shift, x.device) if shift else None
+    wm = None if valid is None else to_windows(valid[..., None], ws)[..., 0]
+    y = from_windows(self.attend(to_windows(x, ws), wm, regions), ws, Hp, Wp)
+    if shift: y = y.roll((shift, shift), (1, 2))
+    return y[:, :H, :W], None if m is None else update_mask(wm, regions, ws, shift, Hp, Wp)[:, :H, :W]
 
-# %% ../nbs/06_layers.ipynb #00000015
+# %% ../nbs/06_layers.ipynb #00000017
 @torch.no_grad()
 def update_mask(wm:Tensor, # (B,nW,N) validity in windows
                 regions:Tensor|None, # (nW,N,N) who could see whom; None = everyone in the window
@@ -122,7 +125,7 @@ def update_mask(wm:Tensor, # (B,nW,N) validity in windows
     new = from_windows(new[..., None], ws, H, W)[..., 0]
     return new.roll((shift, shift), (1, 2)) if shift else new
 
-# %% ../nbs/06_layers.ipynb #00000020
+# %% ../nbs/06_layers.ipynb #00000022
 class ShadowBlock(nn.Module):
     "Attention, fusion by concatenation, MLP (method section 2)."
     def __init__(self, dim:int, heads:int, window:int, shifted:bool=False,
@@ -141,7 +144,7 @@ class ShadowBlock(nn.Module):
         y = self.down(leaky(self.up(leaky(self.fuse(torch.cat([x, a], -1))))))
         return (x + y if self.residual else y), m
 
-# %% ../nbs/06_layers.ipynb #00000022
+# %% ../nbs/06_layers.ipynb #00000024
 class ShadowStage(nn.Module):
     "`depth` blocks at one size, then a 3x3 partial convolution plus identity (method section 2)."
     def __init__(self, dim:int, depth:int, heads:int, window:int, mlp_ratio:float=2, residual:bool=False):
@@ -160,7 +163,7 @@ class ShadowStage(nn.Module):
         y, m = self.conv(t.permute(0, 3, 1, 2), None if v is None else v[:, None])
         return x + y, m
 
-# %% ../nbs/06_layers.ipynb #00000027
+# %% ../nbs/06_layers.ipynb #00000029
 class Mapping(nn.Module):
     "z -> w: normalised noise through a small MLP (StyleGAN2)."
     def __init__(self, z_dim:int, w_dim:int, layers:int):
@@ -173,7 +176,7 @@ class Mapping(nn.Module):
         for l in self.layers: x = leaky(l(x))
         return x
 
-# %% ../nbs/06_layers.ipynb #00000028
+# %% ../nbs/06_layers.ipynb #0000002a
 class ModulatedConv2d(nn.Module):
     "Convolution modulated by a style, demodulated (StyleGAN2; method section 2)."
     def __init__(self, ni:int, nf:int, ks:int,

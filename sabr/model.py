@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, asdict, replace
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn, Tensor
@@ -135,25 +136,27 @@ class SABRNet(nn.Module):
             if inpaint: img = level.img(x) + (double(img) if i else 0)
         return seg, img if inpaint else None
 
-    def forward(self, image:Tensor, # (B,C,H,W) in [0,1]
-                valid:Tensor|None=None, # (B,1,H,W), 1 = seen, 0 = hidden; None = all seen
-                z:Tensor|None=None, # (B,z_dim) style noise; None = the fixed style
-                inpaint:bool=True, # False skips the image head
-               ) -> dict: # logits (B,n_classes,H,W); image (B,C,H,W): what the head paints; inpainted: with the seen pixels put back; style (B,2*w_dim)
-        check_inputs(self.cfg, image, valid)
-        H, W = image.shape[-2:]; pad = (0, -W % 16, 0, -H % 16); x, m = image, valid
-        if any(pad):
-            m = F.pad(torch.ones_like(image[:, :1]) if m is None else m, pad); x = F.pad(x, pad)
-        feats = self.encoder(x, m)
-        style = self.style(feats[-1], z)
-        seg, img = self.decode(feats, style, inpaint)
-        out = dict(logits=seg[..., :H, :W], style=style)
-        if inpaint:
-            img = img[..., :H, :W].sigmoid()
-            out |= dict(image=img, inpainted=img if valid is None else img * (1 - valid) + image * valid)
-        return out
-
 # %% ../nbs/07_model.ipynb #00000013
+@patch
+def forward(self:SABRNet, image:Tensor, # (B,C,H,W) in [0,1]
+            valid:Tensor|None=None, # (B,1,H,W), 1 = seen, 0 = hidden; None = all seen
+            z:Tensor|None=None, # (B,z_dim) style noise; None = the fixed style
+            inpaint:bool=True, # False skips the image head
+           ) -> dict: # logits (B,n_classes,H,W); image (B,C,H,W): what the head paints; inpainted: with the seen pixels put back; style (B,2*w_dim)
+    check_inputs(self.cfg, image, valid)
+    H, W = image.shape[-2:]; pad = (0, -W % 16, 0, -H % 16); x, m = image, valid
+    if any(pad):
+        m = F.pad(torch.ones_like(image[:, :1]) if m is None else m, pad); x = F.pad(x, pad)
+    feats = self.encoder(x, m)
+    style = self.style(feats[-1], z)
+    seg, img = self.decode(feats, style, inpaint)
+    out = dict(logits=seg[..., :H, :W], style=style)
+    if inpaint:
+        img = img[..., :H, :W].sigmoid()
+        out |= dict(image=img, inpainted=img if valid is None else img * (1 - valid) + image * valid)
+    return out
+
+# %% ../nbs/07_model.ipynb #00000015
 def check_inputs(cfg:SABRConfig, image:Tensor, valid:Tensor|None):
     "Raise `ConfigError` unless image and mask fit the network and each other."
     if image.ndim != 4 or image.shape[1] != cfg.in_channels:
@@ -164,7 +167,7 @@ def check_inputs(cfg:SABRConfig, image:Tensor, valid:Tensor|None):
     if tuple(valid.shape) != want: raise ConfigError(f"expected a validity mask of shape {want}, got {tuple(valid.shape)}.")
     if not ((valid == 0) | (valid == 1)).all(): raise ConfigError("a validity mask holds 1 (seen) and 0 (hidden) only.")
 
-# %% ../nbs/07_model.ipynb #00000022
+# %% ../nbs/07_model.ipynb #00000024
 def save_weights(model:nn.Module, # has `.cfg`
                  path, # .safetensors
                  **meta # JSON-able facts: classes, image_size, ...
@@ -183,7 +186,7 @@ def read_weights(path) -> tuple[dict, dict]: # state dict, metadata
     if 'config' not in head: raise DataError(f"{path}: holds no sabr configuration, so it was not written by sabr.")
     return state, {k: json.loads(v) for k, v in head.items()}
 
-# %% ../nbs/07_model.ipynb #00000023
+# %% ../nbs/07_model.ipynb #00000025
 def build(make, # `SABRConfig` -> network
           state:dict, meta:dict, path, # of `read_weights`; the file's name for messages
           n_classes:int|None=None) -> nn.Module: # in eval mode

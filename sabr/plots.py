@@ -128,17 +128,17 @@ def scan_aspect(cache, geoms) -> np.ndarray: # (N,)
     a = np.asarray(geoms)[:, 3]
     return np.where(a != 1, 1/a, cache.index.height/cache.index.width)
 
-def _shadowed(cache, geoms, rows, mode, seed=0): # image, shadowed, valid: (n,1,S,S) float tensors
+def _shadowed(cache, geoms, rows, mode, seed=0, max_hole=1.): # image, shadowed, valid: (n,1,S,S) float tensors
     x = cache.batch(rows)[0].float()/255
-    return x, *imitate_shadow(x, torch.as_tensor(np.asarray(geoms)[rows]), mode, torch.Generator().manual_seed(seed))
+    return x, *imitate_shadow(x, torch.as_tensor(np.asarray(geoms)[rows]), mode, torch.Generator().manual_seed(seed), (0., max_hole))
 
 # %% ../nbs/16_plots.ipynb #00000021
 def shadow_figure(cache, geoms, # of `load_data`
                   mode:str='mixed', # of `imitate_shadow`
-                  n:int=6, seed:int=0) -> Figure:
+                  n:int=6, seed:int=0, max_hole:float=1.) -> Figure:
     "Images without and with an imitated shadow, and what of them is seen."
     rows = spread(len(cache), n); aspect = scan_aspect(cache, geoms)[rows]
-    x, s, v = (t[:, 0].numpy() for t in _shadowed(cache, geoms, rows, mode, seed))
+    x, s, v = (t[:, 0].numpy() for t in _shadowed(cache, geoms, rows, mode, seed, max_hole))
     fig, axs = panels(3, len(rows), np.median(aspect))
     for j, a in enumerate(aspect):
         for ax, im in zip(axs[:, j], (x[j], s[j], seen(s[j], v[j]))): show(ax, im, a)
@@ -181,7 +181,7 @@ def inpaint(cfg, data, # data: cases, cache, geoms
             seed:int=0) -> list: # image, shadowed, valid, inpainted: (n,S,S) arrays
     "Imitate shadows on cached images and let the pretrained network paint them out."
     device = pick_device(cfg.device); model = load_model(_weights(cfg, 'pretrain'))[0].to(device)
-    x, s, v = _shadowed(data.cache, data.geoms, rows, mode, seed)
+    x, s, v = _shadowed(data.cache, data.geoms, rows, mode, seed, cfg.max_hole)
     y = model(s.to(device), v.to(device))['inpainted'].float().cpu()
     return [t[:, 0].numpy() for t in (x, s, v, y)]
 

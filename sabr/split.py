@@ -67,7 +67,7 @@ def _check_leaks(cases): # a patient or a picture in two splits
         name = f"patient '{one[column].iloc[0]}'" if column == 'patient' else 'an identical image'
         raise DataError(f"{_where(cases)}: {name} is in {' and '.join(sorted(set(one['split'])))}: "
                         f"{_some(one['case'] + ' (' + one['split'] + ')')}. {leaks[column].nunique()} such {what}(s). "
-                        "Put all of them into one split, or leave the column `split` empty to have it drawn.")
+                        "Put all of them into one split, or leave the column `split` empty (in a run: resplit=True) to have it drawn.")
 
 # %% ../nbs/03_split.ipynb #00000015
 def check_splits(cases:pd.DataFrame, # case table with `split` filled
@@ -80,7 +80,7 @@ def check_splits(cases:pd.DataFrame, # case table with `split` filled
                                      + suggest(unknown['split'].iloc[0], SPLITS))
     for s in SPLITS:
         if not (cases['split'] == s).any():
-            raise DataError(f"{_where(cases)}: the given split has no {s} case. Add some, or leave the column `split` empty to have it drawn.")
+            raise DataError(f"{_where(cases)}: the given split has no {s} case. Add some, or leave the column `split` empty (in a run: resplit=True) to have it drawn.")
     _check_leaks(cases)
 
 # %% ../nbs/03_split.ipynb #00000019

@@ -36,6 +36,7 @@ def load_data(cfg:RunConfig) -> SimpleNamespace: # cases (table), cache, geoms
     "Everything a stage needs to know of the data. Raises `DataError` or `ConfigError` for what cannot be used."
     cases = read_cases(cfg.dataset, cfg.data_path, **cfg.data_options)
     cases, cache = build_cache(cases, cfg.image_size, data_root()/'cache', cfg.on_bad)
+    if cfg.resplit: cases['split'] = ''
     cases = draw_labelled(split_cases(cases, cfg.split_seed, cfg.valid, cfg.test), cfg.label_fraction, cfg.seed)
     train = cases.split == 'train'; lab, unl = int((train & cases.labelled).sum()), int((train & ~cases.labelled).sum())
     check_pools(lab, unl, cfg.batch_size, cfg.batch_size)
@@ -84,7 +85,7 @@ def seconds_before(out:Path, name:str) -> float:
 def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unlabelled=False, shadow='none', **meta) -> dict:
     "Fit, save both sets of weights, return the notes."
     model.to(run.device); epochs = min(cfg.epochs, cfg.stage_steps(name)); per_epoch = -(-cfg.stage_steps(name) // epochs)
-    dls = case_loaders(run.cache, run.cases, per_epoch, cfg.batch_size, unlabelled, shadow, model.cfg.z_dim, run.geoms, run.device)
+    dls = case_loaders(run.cache, run.cases, per_epoch, cfg.batch_size, unlabelled, shadow, model.cfg.z_dim, run.geoms, run.device, cfg.max_hole)
     key = fingerprint({k: v for k, v in asdict(cfg).items() if k not in FREE}, run.cache.fingerprint)
     net, best, rows = fit(model, dls, weights, epochs, name, run.out, lr, precision=cfg.precision, size=cfg.image_size,
                           half_life=cfg.half_life, key=key, bar=run.bar)
@@ -117,12 +118,12 @@ def pretrain(cfg:RunConfig, run) -> dict:
 
 @torch.no_grad()
 def inpainted_images(model, images:np.ndarray, # (N,S,S) uint8
-                     geoms, mode:str, seed:int=0, device='cpu', bs:int=16):
+                     geoms, mode:str, seed:int=0, device='cpu', bs:int=16, max_hole:float=1.):
     "Imitate shadows and paint them out: (shadowed, valid, inpainted), each (N,1,S,S) on the CPU."
     g, res = torch.Generator().manual_seed(seed), []
     for i in range(0, len(images), bs):
         x = torch.from_numpy(images[i:i+bs])[:, None].float().to(device) / 255
-        s, v = imitate_shadow(x, torch.as_tensor(geoms[i:i+bs]), mode=mode, generator=g)
+        s, v = imitate_shadow(x, torch.as_tensor(geoms[i:i+bs]), mode=mode, generator=g, ratio=(0., max_hole))
         res.append([t.cpu() for t in (s, v, model(s, v)['inpainted'].float())])
     return [torch.cat(t) for t in zip(*res)]
 
@@ -131,7 +132,7 @@ def inpainting_quality(cfg:RunConfig, run) -> dict:
     if cfg.shadow == 'none': return {}
     model = load_model(weights_path(cfg, run.out, 'pretrain'))[0].to(run.device)
     pos = np.flatnonzero(run.cases.split == 'valid'); images = run.cache.images[pos]
-    s, v, y = inpainted_images(model, images, run.geoms[pos], cfg.shadow, device=run.device)
+    s, v, y = inpainted_images(model, images, run.geoms[pos], cfg.shadow, device=run.device, max_hole=cfg.max_hole)
     x = torch.from_numpy(images)[:, None].float() / 255; ext = feature_extractor(cfg.fid_features)
     stats = FeatureStats.load(run.out/'inception.safetensors')
     score = lambda im: fid(stats, im, ext, device=run.device)
