@@ -68,7 +68,7 @@ class RefineNet(nn.Module):
                  width:int=32, # channels of the decoder
                 ):
         super().__init__()
-        cfg = base.cfg; self.base, self.cfg, self.size, self.reach = base.requires_grad_(False), cfg, size, boundary_width(size)
+        cfg = base.cfg; self.base, self.cfg, self.size, self.reach = base.requires_grad_(False), cfg, size, max(1, boundary_width(size) // 2)
         rates = [max(1, round(r * size / 16 / 48)) for r in (12, 24, 36)]
         self.aspp = ASPP(cfg.dims[2], rates, width)
         self.skips = nn.ModuleList(nn.Conv2d(c, width, 1) for c in (cfg.dims[1], cfg.dims[0], cfg.stem[1]))

@@ -90,7 +90,7 @@ def execute(cfg:RunConfig) -> dict: # what metrics.json holds
     if cfg.data_path: cfg.data_path = str(Path(cfg.data_path).resolve())
     cases = load_data(cfg).cases; train = cases.split == 'train'
     print(f"{cfg.dataset}: {len(cases)} images of {cases.patient.nunique()} patients; train {train.sum()} ({(train & cases.labelled).sum()} labelled), "
-          f"validation {(cases.split == 'valid').sum()}, test {(cases.split == 'test').sum()}")
+          f"validation {(cases.split == 'valid').sum()}, test {(cases.split == 'test').sum()}", flush=True)
     Path(cfg.out_dir).mkdir(parents=True, exist_ok=True)
     for name in NOTEBOOKS: run_notebook(name, cfg)
     return load_json(Path(cfg.out_dir)/'metrics.json')

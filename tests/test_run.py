@@ -50,9 +50,9 @@ def test_config_and_history(run):
     c = load_json(run/'config.json')
     assert c['parameters']['steps'] == 6 and c['environment']['packages']['torch'] and c['data_fingerprint']
     h = pd.read_csv(run/'history.csv')
-    assert h.groupby('stage').size().to_dict() == dict(pretrain=2, finetune=2, supervised=2, refine=2)
+    assert h.groupby('stage').size().to_dict() == dict(pretrain=2, finetune=2, supervised=2, refine=1)
     lines = (run/'run.log').read_text().splitlines()
-    assert sum(' epoch ' in l for l in lines) == 8
+    assert sum(' epoch ' in l for l in lines) == 7
 
 def test_second_call_does_nothing_again(run, capsys):
     t = (run/'refine.safetensors').stat().st_mtime_ns
