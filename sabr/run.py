@@ -85,13 +85,13 @@ def run_notebook(name:str, cfg:RunConfig) -> Path: # the executed notebook
 # %% ../nbs/20_run.ipynb #00000011
 def execute(cfg:RunConfig) -> dict: # what metrics.json holds
     "All experiment notebooks in a row. Parameters and data are checked first, in this process."
-    from sabr.stages import load_data
+    from sabr.stages import load_data, open_run
     cfg.out_dir = str(Path(cfg.out_dir).resolve())
     if cfg.data_path: cfg.data_path = str(Path(cfg.data_path).resolve())
-    cases = load_data(cfg).cases; train = cases.split == 'train'
+    data = load_data(cfg, sys.stderr.isatty()); cases = data.cases; train = cases.split == 'train'
+    open_run(cfg, data.cache.fingerprint)
     print(f"{cfg.dataset}: {len(cases)} images of {cases.patient.nunique()} patients; train {train.sum()} ({(train & cases.labelled).sum()} labelled), "
           f"validation {(cases.split == 'valid').sum()}, test {(cases.split == 'test').sum()}", flush=True)
-    Path(cfg.out_dir).mkdir(parents=True, exist_ok=True)
     for name in NOTEBOOKS: run_notebook(name, cfg)
     return load_json(Path(cfg.out_dir)/'metrics.json')
 

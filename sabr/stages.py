@@ -32,10 +32,10 @@ from .split import draw_labelled, save_splits, split_cases
 from .train import fit, run_logger
 
 # %% ../nbs/18_stages.ipynb #00000005
-def load_data(cfg:RunConfig) -> SimpleNamespace: # cases (table), cache, geoms
+def load_data(cfg:RunConfig, bar:bool=True) -> SimpleNamespace: # cases (table), cache, geoms
     "Everything a stage needs to know of the data. Raises `DataError` or `ConfigError` for what cannot be used."
     cases = read_cases(cfg.dataset, cfg.data_path, **cfg.data_options)
-    cases, cache = build_cache(cases, cfg.image_size, data_root()/'cache', cfg.on_bad)
+    cases, cache = build_cache(cases, cfg.image_size, data_root()/'cache', cfg.on_bad, bar)
     if cfg.resplit: cases['split'] = ''
     cases = draw_labelled(split_cases(cases, cfg.split_seed, cfg.valid, cfg.test), cfg.label_fraction, cfg.seed)
     train = cases.split == 'train'; lab, unl = int((train & cases.labelled).sum()), int((train & ~cases.labelled).sum())
@@ -60,7 +60,7 @@ def stage(f):
     name = f.__name__
     @wraps(f)
     def wrapped(cfg:RunConfig, bar:bool=True, data=None) -> dict: # the stage's notes, with wall_s
-        data = data or load_data(cfg)
+        data = data or load_data(cfg, bar)
         out = open_run(cfg, data.cache.fingerprint); log = run_logger(out)
         save_splits(data.cases, out/'splits.csv')
         for need in NEEDS[name]:
