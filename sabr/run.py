@@ -6,7 +6,7 @@
 __all__ = ['NOTEBOOKS', 'experiments_dir', 'parse_options', 'Follow', 'run_notebook', 'execute', 'report', 'main']
 
 # %% ../nbs/20_run.ipynb #00000002
-import argparse, json, sys, threading, time, warnings
+import argparse, json, os, sys, threading, time, warnings
 from dataclasses import asdict, fields
 from pathlib import Path
 from fastcore.docments import docments
@@ -64,7 +64,7 @@ class Follow:
             f.seek(self.at); lines = f.readlines(); self.at = f.tell()
         for l in lines: self.show(l.rstrip())
     def show(self, line:str):
-        tqdm.write(line)
+        tqdm.write(line); sys.stdout.flush()
         if ' epoch ' in line:
             n, total = map(int, line.split(' epoch ')[1].split()[0].split('/'))
             self.bar.total, self.bar.n = total, n; self.bar.refresh()
@@ -98,13 +98,13 @@ def execute(cfg:RunConfig) -> dict: # what metrics.json holds
 def report(cfg:RunConfig, metrics:dict, wall:float) -> str:
     "What is printed at the end: the table, the picture, where to go next."
     from sabr.stages import run_table
-    out = Path(cfg.out_dir)
+    out, here = (Path(os.path.relpath(p)) for p in (cfg.out_dir, Path(sys.executable).parent))
     return '\n'.join(['', f"Test scores ({metrics['test']['n_cases']} cases, {metrics['tool']}, weights: {metrics['select']})", '',
         run_table(metrics).to_string(), '', f'Pictures of cases   {out}/figures/cases.png', f'Executed notebooks  {out}/*.ipynb',
         f'Scores of each case {out}/per_case.csv', f'Whole run           {wall:.0f} s', '',
-        'Where to go next', '  make lab                                      the notebooks in JupyterLab; start with nbs/tutorials',
-        '  sabr_run --dataset folder --data_path MY_DATA your own images (sabr_run --help lists everything)',
-        f'  sabr_predict {cfg.out_dir} IMAGE.png          segment an image with this run'])
+        'Where to go next', '  make lab   the notebooks in JupyterLab; start with nbs/tutorials',
+        f'  {here}/sabr_run --dataset folder --data_path MY_DATA   your own images (--help lists everything)',
+        f'  {here}/sabr_predict {out} IMAGE.png   segment an image with this run'])
 
 # %% ../nbs/20_run.ipynb #00000012
 def main(argv=None) -> int:
