@@ -30,19 +30,19 @@ from .losses import RecipeLoss, one_hot
 
 # %% ../nbs/12_train.ipynb #00000007
 class EMACallback(Callback):
-    "Keeps `ema`, the averaged network, and validates with it."
+    "Keeps `averaged`, the averaged network, and validates with it."
     order = 5
     def __init__(self, half_life:float=10_000., # images
-                ): self.half_life, self.ema = half_life, None
+                ): self.half_life, self.averaged = half_life, None
     def before_fit(self):
-        if self.ema is None: self.ema = AveragedModel(self.learn.model, multi_avg_fn=self.update)
+        if self.averaged is None: self.averaged = AveragedModel(self.learn.model, multi_avg_fn=self.update)
     @torch.no_grad()
-    def update(self, averaged, current, n):
+    def update(self, average, current, n):
         "One step of the moving average, all tensors at once."
         t, images = float(n), len(self.xb[0])
-        torch._foreach_lerp_(averaged, current, 1 - min(.5 ** (images / self.half_life), (1 + t) / (10 + t)))
-    def after_step(self): self.ema.update_parameters(self.learn.model)
-    def before_validate(self): self.live, self.learn.model = self.learn.model, self.ema.module.eval()
+        torch._foreach_lerp_(average, current, 1 - min(.5 ** (images / self.half_life), (1 + t) / (10 + t)))
+    def after_step(self): self.averaged.update_parameters(self.learn.model)
+    def before_validate(self): self.live, self.learn.model = self.learn.model, self.averaged.module.eval()
     def after_validate(self): self.learn.model = self.live
 
 # %% ../nbs/12_train.ipynb #00000009
@@ -71,7 +71,7 @@ class AdversarialCallback(Callback):
     "Trains the discriminators after each step of the generator; they own their optimisers (method section 3)."
     order, run_valid = 20, False
     def __init__(self, nets:SimpleNamespace, lr:float=2e-4, r1:float=10., r1_every:int=16):
-        self.nets, self.r1, self.every, self.step = nets, r1, r1_every, 0
+        self.nets, self.r1, self.every, self.rounds = nets, r1, r1_every, 0
         self.critics = {k: getattr(nets, k) for k in ('img_d', 'seg_d') if getattr(nets, k) is not None}
         self.opts = {k: torch.optim.Adam(d.parameters(), lr, (0., .99)) for k, d in self.critics.items()}
         self.freeze(True)
@@ -85,7 +85,7 @@ class AdversarialCallback(Callback):
         fake = out['inpainted'].detach().float()
         if name == 'img_d':
             loss = d_logistic(d(image, valid), d(fake, valid))
-            return loss + r1_penalty(d, image, valid) * self.r1 * self.every if self.r1 and self.step % self.every == 0 else loss
+            return loss + r1_penalty(d, image, valid) * self.r1 * self.every if self.r1 and self.rounds % self.every == 0 else loss
         lab = (label != 255).flatten(1).any(1)
         if not lab.any(): return None
         probs = out['logits'].detach().float().softmax(1)
@@ -97,7 +97,7 @@ class AdversarialCallback(Callback):
             loss = self.loss(name)
             if loss is None: continue
             opt.zero_grad(); loss.backward(); opt.step(); self.learn.loss_func.parts[name] = loss.detach()
-        self.step += 1; self.freeze(True)
+        self.rounds += 1; self.freeze(True)
 
 # %% ../nbs/12_train.ipynb #00000014
 class ValidDice(Metric):
@@ -162,7 +162,7 @@ class CheckpointCallback(Callback):
 
     def parts(self):
         "Everything with a `state_dict`."
-        l = self.learn; d = dict(model=l.model, ema=l.ema.ema, opt=l.opt)
+        l = self.learn; d = dict(model=l.model, ema=l.ema.averaged, opt=l.opt)
         if hasattr(l, 'adversarial'): d |= l.adversarial.critics | {f'{k}_opt': o for k, o in l.adversarial.opts.items()}
         if getattr(l.loss_func.nets, 'path', None) is not None: d['path'] = l.loss_func.nets.path
         return d
@@ -170,11 +170,11 @@ class CheckpointCallback(Callback):
     def after_epoch(self):
         if not self.learn.history.sums: return
         dice = self.learn.history.rows[-1]['valid_dice']
-        if dice > self.best_dice: self.best_dice, self.best = dice, copy.deepcopy(self.learn.ema.ema.module.state_dict())
+        if dice > self.best_dice: self.best_dice, self.best = dice, copy.deepcopy(self.learn.ema.averaged.module.state_dict())
         if not self.path: return
         state = {k: p.state_dict() for k, p in self.parts().items()}
         state |= dict(key=self.key, epoch=self.epoch + 1, rng=rng_state(), step=self.learn.loss_func.step, rows=self.learn.history.rows,
-                      d_step=getattr(getattr(self.learn, 'adversarial', None), 'step', 0), best=self.best, best_dice=self.best_dice,
+                      rounds=getattr(getattr(self.learn, 'adversarial', None), 'rounds', 0), best=self.best, best_dice=self.best_dice,
                       queues=getattr(self.dls.train, 'queues', None))
         torch.save(state, buf := io.BytesIO())  # bytes first: a full disk is then an OSError
         with atomic_path(self.path) as tmp: tmp.write_bytes(buf.getbuffer())
@@ -187,7 +187,7 @@ class CheckpointCallback(Callback):
         if s['key'] != self.key: return 0
         for k, p in self.parts().items(): p.load_state_dict(s[k])
         l = self.learn; l.loss_func.step, l.history.rows, self.best, self.best_dice = s['step'], s['rows'], s['best'], s['best_dice']
-        if hasattr(l, 'adversarial'): l.adversarial.step = s['d_step']
+        if hasattr(l, 'adversarial'): l.adversarial.rounds = s['rounds']
         if s['queues'] is not None: l.dls.train.queues = s['queues']
         self.start, self.rng = s['epoch'], s['rng']
         return self.start
@@ -218,7 +218,7 @@ def fit(model:nn.Module, # changed in place; on its device
     with quiet(learn, bar):
         if start < epochs: learn.fit(epochs, start_epoch=start)
     history.write()
-    return learn.ema.ema.module.eval(), ckpt.best, history.rows
+    return learn.ema.averaged.module.eval(), ckpt.best, history.rows
 
 # %% ../nbs/12_train.ipynb #0000001f
 @contextmanager
