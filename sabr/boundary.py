@@ -14,8 +14,8 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 from .core import DataError
-from .layers import PartialConv2d, leaky
-from .model import SABRConfig, SABRNet, build, double, read_weights, save_weights
+from .layers import PartialConv2d
+from .model import SABRNet, build, check_inputs, double, pad_inputs, read_weights
 
 # %% ../nbs/08_boundary.ipynb #00000005
 # the eight neighbours as (dx, dy), counted from "right" clockwise in image coordinates (y points down)
@@ -84,11 +84,10 @@ class RefineNet(nn.Module):
     def forward(self, image:Tensor, # (B,C,H,W) in [0,1]
                 valid:Tensor|None=None, z=None, # as of `SABRNet`; z is not used
                 inpaint:bool=False) -> dict: # coarse, boundary, direction and refined logits
-        H, W = image.shape[-2:]; pad = (0, -W % 16, 0, -H % 16)
-        x = F.pad(image, pad); m = None
-        if valid is not None or any(pad): m = F.pad(torch.ones_like(image[:, :1]) if valid is None else valid, pad)
+        check_inputs(self.cfg, image, valid)
+        H, W = image.shape[-2:]
         with torch.no_grad():
-            feats = self.base.encoder(x, m)
+            feats = self.base.encoder(*pad_inputs(image, valid))
             coarse = self.base.decode(feats, self.base.style(feats[-1]), inpaint=False)[0]
         y = self.aspp(feats[-1])
         for skip, conv, f in zip(self.skips, self.convs, (feats[3], feats[2], feats[1])):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOOL', 'SCORES', 'overlap', 'bounding_box', 'distances', 'mask_scores', 'case_scores', 'score_unit', 'score_cases',
-           'summarise', 'score_table']
+           'summarise', 'score_table', 'paired_difference']
 
 # %% ../nbs/13_evaluate.ipynb #00000002
 import math, warnings
@@ -12,6 +12,7 @@ import monai
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import bootstrap
 from monai.metrics import (compute_average_surface_distance, compute_confusion_matrix_metric, compute_dice,
                            compute_hausdorff_distance, get_confusion_matrix)
 from tqdm.auto import tqdm
@@ -146,3 +147,16 @@ def score_table(metrics:dict, # name of a method or stage: its `summarise`, also
         return {'Dice': _with_sd(a, 'dice')} | each | {'Jaccard': f"{a['jaccard']:.3f}", f'HD95 [{units[0]}]': f"{a['hd95']:.2f}",
                 f'ASD [{units[0]}]': f"{a['asd']:.2f}", 'misses': m['n_misses']}
     return pd.DataFrame([row(m) for m in metrics.values()], index=list(metrics))
+
+# %% ../nbs/13_evaluate.ipynb #new00002
+def paired_difference(a:pd.DataFrame, b:pd.DataFrame, # of `score_cases`, also of several seeds under each other
+                      score:str='dice', # one of `SCORES`
+                      level:float=.95, # of the interval
+                      seed:int=0) -> dict: # diff = mean of a - b over patients; lo, hi: its interval; n_patients
+    "Paired difference of two methods with a bootstrap interval over patients. Raises `DataError` unless both scored the same patients."
+    a, b = (t.groupby('patient')[score].mean() for t in (a, b))
+    if set(a.index) != set(b.index): raise DataError(f"the tables score different patients: only {sorted(set(a.index) ^ set(b.index))[:3]} ... in one of them.")
+    if len(a) < 2: raise DataError('an interval needs at least two patients.')
+    d = (a - b[a.index]).to_numpy()
+    ci = bootstrap((d,), np.mean, confidence_level=level, method='percentile', n_resamples=9999, rng=np.random.default_rng(seed)).confidence_interval
+    return dict(diff=float(d.mean()), lo=float(ci.low), hi=float(ci.high), n_patients=len(d))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STAGES', 'STAGE_COLORS', 'HIDDEN', 'TRUTH', 'class_colors', 'pixel_aspect', 'cached_aspect', 'bare', 'show',
            'overlay', 'panels', 'class_legend', 'keep', 'spread', 'data_figure', 'seen', 'scan_aspect', 'shadow_figure',
-           'history_figure', 'stage_name', 'inpaint', 'inpainting_figure', 'boundary_figure', 'with_mean', 'rank_cases',
-           'score_figure', 'case_panels', 'cases_figure']
+           'mask_panels', 'mask_figure', 'history_figure', 'stage_name', 'inpaint', 'inpainting_figure',
+           'boundary_figure', 'with_mean', 'rank_cases', 'score_figure', 'case_panels', 'cases_figure']
 
 # %% ../nbs/16_plots.ipynb #00000002
 import warnings
@@ -25,7 +25,7 @@ from .boundary import DIRECTIONS, load_network
 from .core import DataError, atomic_path, pick_device, suggest
 from .data import read_case
 from .infer import PALETTE, Predictor
-from .model import load_model
+from .model import Encoder, load_model, preset
 from .shadow import imitate_shadow
 
 # %% ../nbs/16_plots.ipynb #00000005
@@ -145,6 +145,31 @@ def shadow_figure(cache, geoms, # of `load_data`
         axs[2, j].set_xlabel(f'{1 - v[j].mean():.0%} hidden', fontsize=8)
     for ax, t in zip(axs[:, 0], ('image', 'imitated shadow', 'what is seen')): ax.set_ylabel(t, fontsize=8)
     return fig
+
+# %% ../nbs/16_plots.ipynb #new00002
+@torch.no_grad()
+def mask_panels(name:str, # preset
+                image, valid, # (1,1,H,W) float in [0,1]; 1 = seen, 0 = hidden
+                aspect:float=1.) -> Figure:
+    "The image below the validity mask after each layer of the encoder (method section 2)."
+    Encoder(preset(name)).eval()(image, valid, masks := [])
+    fig, axs = panels(-(-len(masks)//6), 6, aspect, 1.4); light = .15 + .85*image[0, 0].numpy()
+    for ax, (layer, m) in zip(axs.flat, masks):
+        m = m[0].float(); k = [-(-a//b) for a, b in zip(light.shape, m.shape)]; big = np.kron(m.numpy(), np.ones(k))[:light.shape[0], :light.shape[1]]
+        show(ax, seen(light, big), aspect, f'{layer}, {m.shape[-1]} px'); ax.set_xlabel(f'{1 - m.mean():.0%} hidden', fontsize=8)
+    for ax in axs.flat[len(masks):]: ax.remove()
+    return fig
+
+def mask_figure(cache, geoms, # of `load_data`
+                name:str='tiny', # preset
+                mode:str='acoustic', # of `imitate_shadow`
+                row:int=0, # which cached image
+                max_hole:float=1.) -> Figure:
+    "`mask_panels` for the first imitated shadow of an image that hides a fifth of it or more (of 50 drawn, else the last)."
+    for seed in range(50):
+        _, s, v = _shadowed(cache, geoms, [row], mode, seed, max_hole)
+        if 1 - v.mean() >= .2: break
+    return mask_panels(name, s, v, scan_aspect(cache, geoms)[row])
 
 # %% ../nbs/16_plots.ipynb #00000024
 def _log_ticks(ax): # 0.2, 0.5, 1, 2 ... instead of powers
