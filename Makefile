@@ -2,21 +2,23 @@
 # (tools/setup_env.sh): nothing has to be installed or activated by hand.
 #   make PYTHON=/path/to/python3.12 ...   the interpreter to build the environment with (3.11 to 3.13)
 #   make VENV=/elsewhere/env ...          another folder for the environment
-#   make demo ARGS="--out_dir runs/mine"  more arguments for the command behind demo or lab
+#   make bench OUT=/elsewhere            where the times go (runs/bench)
+#   make demo ARGS="--out_dir runs/mine"  more arguments for the command behind demo, lab or bench
 VENV ?= .venv
 BIN := $(VENV)/bin
 # how many notebooks are tested side by side, each on one thread: two that share two cores with two threads each are ten times slower
 WORKERS ?= 2
 ARGS ?=
+OUT ?= runs/bench
 export PYTHON
 export PYTHONNOUSERSITE = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 unexport PYTHONPATH PYTHONHOME IN_TEST
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lab readme sync clean
+.PHONY: help env demo test lab bench bench-quick readme sync clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 env:
 	@sh tools/setup_env.sh "$(VENV)"
@@ -31,6 +33,12 @@ test: env ## everything: notebooks in step with the code, every notebook execute
 
 lab: env ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) nbs
+
+bench: env ## time and memory of all networks, half an hour on two cores: OUT/bench.json, a table and a picture
+	@$(BIN)/sabr_bench --out $(OUT) $(ARGS)
+
+bench-quick: env ## the same at 256 px with one image, minutes
+	@$(BIN)/sabr_bench --quick --out $(OUT) $(ARGS)
 
 readme: env ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/build_readme.py

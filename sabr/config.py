@@ -29,6 +29,7 @@ class RunConfig:
     batch_size: int = 4 # images a batch; half of them unlabelled in pretraining
     device: str = 'auto' # auto, cpu, cuda, cuda:1, mps
     precision: str = 'fp32' # fp32 or bf16
+    compile: bool = False # torch.compile in training; goes on without it where it fails
     finetune_steps: int = 0 # 0: half of steps
     refine_steps: int = 0 # 0: a quarter of steps
     supervised_steps: int = 0 # steps of the supervised-only network; 0: as many as pretraining and fine-tuning together

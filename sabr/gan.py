@@ -31,7 +31,7 @@ class ResDown(nn.Module):
         for c in (self.a, self.b): nn.init.kaiming_normal_(c.weight, .2); nn.init.zeros_(c.bias)
 
     def forward(self, x):
-        y = F.avg_pool2d(leaky(self.b(leaky(self.a(x)))), 2)
+        y = leaky(self.b(F.avg_pool2d(leaky(self.a(x)), 2)))  # pooled before the second convolution, as StyleGAN2 has it
         return (y + self.skip(F.avg_pool2d(x, 2))) / math.sqrt(2)
 
 class ImageDiscriminator(nn.Module):
@@ -46,6 +46,7 @@ class ImageDiscriminator(nn.Module):
         self.body = nn.Sequential(*[ResDown(a, b) for a, b in zip(widths, widths[1:])])
         self.conv, self.pool = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1), nn.AdaptiveAvgPool2d(4)
         self.head = nn.Sequential(nn.Linear(widths[-1] * 16, widths[-1]), nn.LeakyReLU(.2), nn.Linear(widths[-1], 1))
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, image:Tensor, # (B,C,H,W) in [0,1]
                 valid:Tensor, # (B,1,H,W) validity mask
@@ -67,6 +68,7 @@ class SegDiscriminator(nn.Module):
                                                      norm='INSTANCE') for _ in range(n))
         for m in list(self.modules()):
             if isinstance(m, nn.Conv2d): spectral_norm(m)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, image:Tensor, probs:Tensor, # (B,C,H,W) in [0,1]; (B,n_classes,H,W)
                ) -> list[list[Tensor]]: # per scale: features of each layer, the last the patch logits

@@ -9,7 +9,7 @@ __all__ = ['HIDDEN', 'FAR', 'leaky', 'PartialConv2d', 'border_share', 'to_window
 
 # %% ../nbs/06_layers.ipynb #00000002
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
@@ -25,10 +25,11 @@ class PartialConv2d(nn.Module):
                  ks:int=3, # odd kernel size
                  stride:int=1, # 2 halves the size
                  act:bool=True, # leaky ReLU at the end
+                 zeroed:bool=False, # what is hidden in the input is 0 already, as another PartialConv2d leaves it
                 ):
         super().__init__()
         self.conv = nn.Conv2d(ni, nf, ks, stride, ks // 2, bias=False)
-        self.bias, self.act = nn.Parameter(torch.zeros(nf)), act
+        self.bias, self.act, self.zeroed = nn.Parameter(torch.zeros(nf)), act, zeroed
         nn.init.kaiming_normal_(self.conv.weight, .2 if act else 1)
 
     def forward(self, x:Tensor, # (B,ni,H,W)
@@ -37,7 +38,7 @@ class PartialConv2d(nn.Module):
         ks, stride = self.conv.kernel_size[0], self.conv.stride[0]
         share = border_share(*x.shape[-2:], ks, stride, x.device) if m is None else F.avg_pool2d(m, ks, stride, ks // 2)
         new = (share > 0).to(share.dtype)
-        y = self.conv(x if m is None else x * m)
+        y = self.conv(x if m is None or self.zeroed else x * m)
         y = y.mul_((new / share.clamp_min(1e-6)).to(y.dtype)).addcmul_(self.bias[:, None, None].to(y.dtype), new.to(y.dtype))
         return F.leaky_relu_(y, .2) if self.act else y, None if m is None else new
 
@@ -224,5 +225,9 @@ class ModulatedConv2d(nn.Module):
         s = self.style(s)
         power = s.float().square() @ self.weight.float().square().sum((2, 3)).T
         gain = math.sqrt(2 / 1.04) * (power + 1e-8).rsqrt()  # the root keeps the variance through the leaky ReLU
-        y = up_conv(x * s[:, :, None, None].to(x.dtype), self.weight) if self.up else F.conv2d(x * s[:, :, None, None].to(x.dtype), self.weight, padding=1)
-        return F.leaky_relu_(torch.addcmul(self.bias[:, None, None].to(y.dtype), y, gain[:, :, None, None].to(y.dtype)), .2)
+        conv = up_conv if self.up else partial(F.conv2d, padding=1); bias = self.bias[:, None, None]
+        if len(x) == 1:  # one image: its weights are smaller than its features
+            y = conv(x, self.weight * s[0][None, :, None, None] * gain[0][:, None, None, None])
+            return F.leaky_relu_(y.add_(bias.to(y.dtype)), .2)
+        y = conv(x * s[:, :, None, None].to(x.dtype), self.weight)
+        return F.leaky_relu_(torch.addcmul(bias.to(y.dtype), y, gain[:, :, None, None].to(y.dtype)), .2)

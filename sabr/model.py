@@ -57,8 +57,8 @@ def check_network(cfg:SABRConfig):
 # %% ../nbs/07_model.ipynb #00000006
 PRESETS = dict(
     tiny  = dict(),
-    small = dict(stem=(16, 32), dims=(48, 96, 144), depths=(2, 2, 2, 2, 2), z_dim=64, w_dim=64, code_dim=64),
-    base  = dict(stem=(16, 32), dims=(64, 128, 192), depths=(2, 3, 4, 3, 2), windows=(8, 16, 16, 16, 8), z_dim=256, w_dim=256,
+    small = dict(stem=(12, 32), dims=(48, 96, 128), z_dim=64, w_dim=64, code_dim=64),
+    base  = dict(stem=(16, 32), dims=(48, 128, 192), depths=(1, 2, 4, 2, 1), windows=(8, 16, 16, 16, 8), z_dim=256, w_dim=256,
                  mapping_layers=4, code_dim=128),
     paper = dict(stem=(180, 180), dims=(180, 180, 180), depths=(2, 3, 4, 3, 2), windows=(8, 16, 16, 16, 8), heads=6,
                  residual=False, z_dim=512, w_dim=512, mapping_layers=8, code_dim=360, code_convs=4),
@@ -79,8 +79,7 @@ class Encoder(nn.Module):
         (c1, c2), (d4, d8, d16) = cfg.stem, cfg.dims
         stage = lambda i, dim: ShadowStage(dim, cfg.depths[i], cfg.heads, cfg.windows[i], cfg.mlp_ratio, cfg.residual)
         self.stem = PartialConv2d(cfg.in_channels + 1, c1)
-        self.down = nn.ModuleList([PartialConv2d(c1, c2, stride=2), PartialConv2d(c2, d4, stride=2),
-                                   PartialConv2d(d4, d8, stride=2), PartialConv2d(d8, d16, stride=2)])
+        self.down = nn.ModuleList([PartialConv2d(a, b, stride=2, zeroed=True) for a, b in ((c1, c2), (c2, d4), (d4, d8), (d8, d16))])
         self.stages = nn.ModuleList([stage(0, d4), stage(1, d8), stage(2, d16)])
 
     def forward(self, image:Tensor, # (B,C,H,W) in [0,1]

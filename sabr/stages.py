@@ -87,7 +87,7 @@ def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unl
     model.to(run.device); epochs = min(cfg.epochs, cfg.stage_steps(name)); per_epoch = -(-cfg.stage_steps(name) // epochs)
     dls = case_loaders(run.cache, run.cases, per_epoch, cfg.batch_size, unlabelled, shadow, model.cfg.z_dim, run.geoms, run.device, cfg.max_hole)
     key = fingerprint({k: v for k, v in asdict(cfg).items() if k not in FREE}, run.cache.fingerprint)
-    net, best, rows = fit(model, dls, weights, epochs, name, run.out, lr, precision=cfg.precision, size=cfg.image_size,
+    net, best, rows = fit(model, dls, weights, epochs, name, run.out, lr, precision=cfg.precision, compile=cfg.compile, size=cfg.image_size,
                           half_life=cfg.half_life, key=key, bar=run.bar)
     meta |= dict(classes=run.cases.attrs['classes'], image_size=cfg.image_size, stage=name)
     save_weights(net, run.out/f'{name}.safetensors', **meta)
