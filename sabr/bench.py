@@ -9,7 +9,7 @@ __all__ = ['CLASSES', 'RIVALS', 'MODELS', 'ROUNDS', 'PASSES', 'FORMULAS', 'FIELD
            'matmul_rate', 'device_name', 'bench', 'bench_table', 'rate_table', 'bench_figure', 'write_results',
            'claims', 'main']
 
-# %% ../nbs/21_bench.ipynb #new00003
+# %% ../nbs/21_bench.ipynb #00000002
 import argparse, ctypes, gc, itertools, math, sys, time
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from .phantom import make_phantom
 from .shadow import geometries, imitate_shadow
 from .train import make_learner, make_nets
 
-# %% ../nbs/21_bench.ipynb #new00006
+# %% ../nbs/21_bench.ipynb #00000005
 CLASSES = 4  # background and three structures, as in CAMUS
 RIVALS = dict(monai_unet=partial(UNet, 2, 1, CLASSES, (32, 64, 128, 256, 512), (2, 2, 2, 2), num_res_units=1),
               monai_swinunetr=partial(SwinUNETR, 1, CLASSES, feature_size=24, spatial_dims=2))
@@ -45,7 +45,7 @@ def make_model(name:str, device) -> nn.Module:
     torch.manual_seed(0)
     return (RIVALS[name]() if name in RIVALS else SABRNet(preset(name, n_classes=CLASSES))).to(device)
 
-# %% ../nbs/21_bench.ipynb #new00010
+# %% ../nbs/21_bench.ipynb #00000009
 def make_batch(size:int, n:int, # image side, images
                device, labelled:bool=True, z_dim:int=1) -> tuple: # shadowed, valid, z, image, label, valid
     "One training batch, always the same."
@@ -58,7 +58,7 @@ def make_batch(size:int, n:int, # image side, images
     if not labelled: label = torch.full_like(label, UNLABELLED)
     return tuple(t.to(device) for t in (shadowed, valid, torch.randn(n, z_dim), image, label, valid))
 
-# %% ../nbs/21_bench.ipynb #new00013
+# %% ../nbs/21_bench.ipynb #0000000c
 def sync(device):
     if device.type == 'cuda': torch.cuda.synchronize()
 
@@ -84,7 +84,7 @@ def train_pass(name:str, size:int, batch:int, precision:str, device):
         l.backward(); net.zero_grad()
     return net, [(1., lambda: clock(work, device))]
 
-# %% ../nbs/21_bench.ipynb #new00015
+# %% ../nbs/21_bench.ipynb #0000000e
 class Given(list):
     "Ready-made batches in the place of a loader."
     n_inp = 3
@@ -113,7 +113,7 @@ def step_pass(name:str, size:int, batch:int, precision:str, device):
 PASSES = dict(forward=forward_pass, train=train_pass, step=step_pass)
 def take(parts) -> float: return sum(share*f() for share, f in parts)  # seconds
 
-# %% ../nbs/21_bench.ipynb #new00018
+# %% ../nbs/21_bench.ipynb #00000011
 def _status(key): # of this process, in MB
     return next(int(l.split()[1]) for l in Path('/proc/self/status').read_text().splitlines() if l.startswith(key))/1024
 
@@ -146,7 +146,7 @@ class CountFlops(TorchDispatchMode):
         if formula: self.total += formula(*args, **kwargs, out_val=out)
         return out
 
-# %% ../nbs/21_bench.ipynb #new00022
+# %% ../nbs/21_bench.ipynb #00000015
 FIELDS = ('model', 'image_size', 'batch', 'mode', 'precision', 'device', 'median_s', 'peak_mb', 'gflop', 'params', 'ratio_to_paper')
 
 def repeats(seconds:float) -> int: return 5 if seconds < 5 else 3 if seconds < 30 else 1
@@ -172,7 +172,7 @@ def refusal(records, name, size, batch, mode, precision, device, max_s) -> str: 
     if g[1] > .8*free_mb(device): return f'a pass would need {g[1]/1024:.1f} GB, of {free_mb(device)/1024:.1f} GB free'
     return ''
 
-# %% ../nbs/21_bench.ipynb #new00024
+# %% ../nbs/21_bench.ipynb #00000017
 def first_passes(name, size, batch, mode, precision, device) -> tuple: # parts; seconds; dict(peak_mb, gflop, params)
     "Make a pass and take it twice: to count operations, then for time and memory."
     start, flops = memory_now(device), 0.
@@ -198,7 +198,7 @@ def time_workload(names, size, batch, mode, precision, device, # names: models t
     return [dict(model=n, image_size=size, batch=batch, mode=mode, precision=precision, device=label, median_s=median[n], **facts[n], ratio_to_paper=ratio(n))
             for n in parts], failed
 
-# %% ../nbs/21_bench.ipynb #new00027
+# %% ../nbs/21_bench.ipynb #0000001a
 def matmul_rate(device, precision:str='fp32', n:int=2048) -> float: # FLOP/s
     "Operations a second of a large matrix product: what the machine can do at best."
     a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if precision == 'bf16' else torch.float)
@@ -211,7 +211,7 @@ def device_name(device) -> str:
     except (OSError, StopIteration): cpu = 'CPU'
     return f'{cpu}, {torch.get_num_threads()} threads'
 
-# %% ../nbs/21_bench.ipynb #new00029
+# %% ../nbs/21_bench.ipynb #0000001c
 def bench(out_dir, # gets bench.json, skipped.json, machine.json, bench.csv, bench.png
           models=MODELS, sizes=(128, 256, 512), batches=(1, 8), modes=tuple(PASSES), precisions=('fp32', 'bf16'),
           device:str='auto', max_s:float=20., # longest pass that is tried
@@ -235,7 +235,7 @@ def bench(out_dir, # gets bench.json, skipped.json, machine.json, bench.csv, ben
     write_results(records, out)
     return records
 
-# %% ../nbs/21_bench.ipynb #new00031
+# %% ../nbs/21_bench.ipynb #0000001e
 def bench_table(records:list) -> pd.DataFrame: # seconds, a row a workload, a column a model
     "Median seconds."
     t = pd.DataFrame(records); rows = ['precision', 'mode', 'image_size', 'batch']
@@ -263,7 +263,7 @@ def write_results(records, out:Path):
     with atomic_path(out/'bench.csv') as tmp: bench_table(records).round(4).to_csv(tmp)
     with atomic_path(out/'bench.png') as tmp: bench_figure(records).savefig(tmp, format='png', dpi=150)
 
-# %% ../nbs/21_bench.ipynb #new00032
+# %% ../nbs/21_bench.ipynb #0000001f
 def claims(records:list) -> pd.DataFrame: # claim, measured, target, met; rows whose workloads are there
     "What the kit promises for two CPU threads, beside what was measured. Medians in fp32."
     get = {(r['model'], r['image_size'], r['batch'], r['mode']): r for r in records if r['precision'] == 'fp32'}
@@ -278,7 +278,7 @@ def claims(records:list) -> pd.DataFrame: # claim, measured, target, met; rows w
     return pd.DataFrame([dict(claim=c, measured=round(v, 3), target=f'{op} {t:g}', met=v >= t if op == '>=' else v <= t) for c, v, op, t in rows if not math.isnan(v)],
                         columns=['claim', 'measured', 'target', 'met'])
 
-# %% ../nbs/21_bench.ipynb #new00039
+# %% ../nbs/21_bench.ipynb #00000026
 QUICK = dict(sizes=(256,), batches=(1,), precisions=('fp32',))
 
 def main(argv=None) -> int:

@@ -98,7 +98,7 @@ class RefineNet(nn.Module):
         hard = not self.training
         return dict(coarse=coarse, boundary=b, direction=d, logits=move_logits(coarse, offsets(b, d, self.reach, hard), hard))
 
-# %% ../nbs/08_boundary.ipynb #00000017
+# %% ../nbs/08_boundary.ipynb #00000019
 def load_network(path, n_classes:int|None=None) -> tuple[nn.Module, dict]: # network in eval mode, metadata
     "Load a `SABRNet` or a `RefineNet` from its weights file."
     state, meta = read_weights(path)

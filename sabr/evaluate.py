@@ -148,7 +148,7 @@ def score_table(metrics:dict, # name of a method or stage: its `summarise`, also
                 f'ASD [{units[0]}]': f"{a['asd']:.2f}", 'misses': m['n_misses']}
     return pd.DataFrame([row(m) for m in metrics.values()], index=list(metrics))
 
-# %% ../nbs/13_evaluate.ipynb #new00002
+# %% ../nbs/13_evaluate.ipynb #0000003c
 def paired_difference(a:pd.DataFrame, b:pd.DataFrame, # of `score_cases`, also of several seeds under each other
                       score:str='dice', # one of `SCORES`
                       level:float=.95, # of the interval

@@ -133,7 +133,7 @@ def update_mask(wm:Tensor, # (B,nW,N) validity in windows
     new = from_windows(new[..., None], ws, H, W)[..., 0]
     return new.roll((shift, shift), (1, 2)) if shift else new
 
-# %% ../nbs/06_layers.ipynb #00000022
+# %% ../nbs/06_layers.ipynb #00000025
 class ShadowBlock(nn.Module):
     "Attention, fusion by concatenation, MLP (method section 2)."
     def __init__(self, dim:int, heads:int, window:int, shifted:bool=False,
@@ -154,7 +154,7 @@ class ShadowBlock(nn.Module):
         y = self.down(F.leaky_relu_(self.up(y), .2))
         return (x + y if self.residual else y), m
 
-# %% ../nbs/06_layers.ipynb #00000024
+# %% ../nbs/06_layers.ipynb #00000027
 class ShadowStage(nn.Module):
     "`depth` blocks at one size, then a 3x3 partial convolution plus identity (method section 2)."
     def __init__(self, dim:int, depth:int, heads:int, window:int, mlp_ratio:float=2, residual:bool=False):
@@ -173,7 +173,7 @@ class ShadowStage(nn.Module):
         y, m = self.conv(t.permute(0, 3, 1, 2), None if v is None else v[:, None])
         return x + y, m
 
-# %% ../nbs/06_layers.ipynb #new00006
+# %% ../nbs/06_layers.ipynb #0000002c
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def blur_kernel(channels:int, device, dtype) -> Tensor: # (channels,1,4,4)
@@ -195,7 +195,7 @@ class UpConv2d(nn.Module):
     def forward(self, x:Tensor) -> Tensor: # (B,ni,H,W) -> (B,nf,2H,2W)
         return F.leaky_relu_(up_conv(x, self.weight) + self.bias[:, None, None].to(x.dtype), .2)
 
-# %% ../nbs/06_layers.ipynb #00000029
+# %% ../nbs/06_layers.ipynb #00000030
 class Mapping(nn.Module):
     "z -> w: normalised noise through a small MLP (StyleGAN2)."
     def __init__(self, z_dim:int, w_dim:int, layers:int):
@@ -208,7 +208,7 @@ class Mapping(nn.Module):
         for l in self.layers: x = leaky(l(x))
         return x
 
-# %% ../nbs/06_layers.ipynb #0000002a
+# %% ../nbs/06_layers.ipynb #00000031
 class ModulatedConv2d(nn.Module):
     "3x3 convolution modulated by a style, demodulated, with leaky ReLU (StyleGAN2; method section 2)."
     def __init__(self, ni:int, nf:int,

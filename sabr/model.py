@@ -40,7 +40,7 @@ class SABRConfig:
 
     def __post_init__(self): check_network(self)
 
-# %% ../nbs/07_model.ipynb #new00002
+# %% ../nbs/07_model.ipynb #00000007
 LENGTHS = dict(stem=2, dims=3, depths=5, windows=5)
 
 def check_network(cfg:SABRConfig):
@@ -54,7 +54,7 @@ def check_network(cfg:SABRConfig):
     bad = [d for d in cfg.dims if d % cfg.heads]
     if bad: raise ConfigError(f"heads={cfg.heads} must divide every one of dims={cfg.dims}.")
 
-# %% ../nbs/07_model.ipynb #00000006
+# %% ../nbs/07_model.ipynb #00000008
 PRESETS = dict(
     tiny  = dict(),
     small = dict(stem=(12, 32), dims=(48, 96, 128), z_dim=64, w_dim=64, code_dim=64),
@@ -71,7 +71,7 @@ def preset(name:str, # 'tiny', 'small', 'base' or 'paper'
     if name not in PRESETS: raise ConfigError(f"preset='{name}' is not known." + suggest(name, PRESETS))
     return SABRConfig(**{**PRESETS[name], **changes})
 
-# %% ../nbs/07_model.ipynb #00000009
+# %% ../nbs/07_model.ipynb #0000000b
 class Encoder(nn.Module):
     "Partial-convolution stem and the three downward stages (method section 2)."
     def __init__(self, cfg:SABRConfig):
@@ -100,7 +100,7 @@ class Encoder(nn.Module):
             x, m = stage(x, m, masks); feats.append(x)
         return feats
 
-# %% ../nbs/07_model.ipynb #0000000f
+# %% ../nbs/07_model.ipynb #00000011
 class DecoderLevel(nn.Module):
     "Up, add the encoder's skip, convolve; two heads (method section 2)."
     def __init__(self, ni:int, nf:int, s_dim:int, n_classes:int, in_channels:int):
@@ -113,7 +113,7 @@ class DecoderLevel(nn.Module):
 
 def double(x): return F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
 
-# %% ../nbs/07_model.ipynb #00000011
+# %% ../nbs/07_model.ipynb #00000013
 class SABRNet(nn.Module):
     "Segments and inpaints (Chen et al. 2023; method section 2)."
     def __init__(self, cfg:SABRConfig):
@@ -149,7 +149,7 @@ class SABRNet(nn.Module):
             if inpaint: img = level.img(x) + (double(img) if i else 0)
         return seg, img if inpaint else None
 
-# %% ../nbs/07_model.ipynb #00000013
+# %% ../nbs/07_model.ipynb #00000015
 @patch
 def forward(self:SABRNet, image:Tensor, # (B,C,H,W) in [0,1]
             valid:Tensor|None=None, # (B,1,H,W), 1 = seen, 0 = hidden; None = all seen
@@ -167,7 +167,7 @@ def forward(self:SABRNet, image:Tensor, # (B,C,H,W) in [0,1]
         out |= dict(image=img, inpainted=img if valid is None else torch.where(valid > 0, image, img))
     return out
 
-# %% ../nbs/07_model.ipynb #00000015
+# %% ../nbs/07_model.ipynb #00000017
 def pad_inputs(image:Tensor, valid:Tensor|None): # image and mask (or None)
     "Pad to a multiple of 16 with hidden pixels, channels last in memory."
     pad = (0, -image.shape[-1] % 16, 0, -image.shape[-2] % 16)
@@ -189,7 +189,7 @@ def check_inputs(cfg:SABRConfig, image:Tensor, valid:Tensor|None, z:Tensor|None=
     if not ((valid == 0) | (valid == 1)).all():
         raise ConfigError(f"a validity mask holds 1 (seen) and 0 (hidden) only; this one has values from {valid.min().item():.3g} to {valid.max().item():.3g}.")
 
-# %% ../nbs/07_model.ipynb #00000024
+# %% ../nbs/07_model.ipynb #00000029
 def save_weights(model:nn.Module, # has `.cfg`
                  path, # .safetensors
                  **meta # JSON-able facts: classes, image_size, ...
@@ -208,7 +208,7 @@ def read_weights(path) -> tuple[dict, dict]: # state dict, metadata
     if 'config' not in head: raise DataError(f"{path}: holds no sabr configuration, so it was not written by sabr.")
     return state, {k: json.loads(v) for k, v in head.items()}
 
-# %% ../nbs/07_model.ipynb #00000025
+# %% ../nbs/07_model.ipynb #0000002a
 def build(make, # `SABRConfig` -> network
           state:dict, meta:dict, path, # of `read_weights`; the file's name for messages
           n_classes:int|None=None) -> nn.Module: # in eval mode

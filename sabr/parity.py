@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TERMS', 'train_preset', 'score_preset', 'parity', 'write', 'parity_table']
 
-# %% ../nbs/22_parity.ipynb #new00003
+# %% ../nbs/22_parity.ipynb #00000002
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -18,7 +18,7 @@ from .losses import PUBLISHED
 from .model import load_model
 from .stages import load_data, pretrain, weights_path
 
-# %% ../nbs/22_parity.ipynb #new00006
+# %% ../nbs/22_parity.ipynb #00000005
 TERMS = {k: 0. for k in PUBLISHED if k not in ('ce', 'dice', 'hole')}  # switched off
 
 def train_preset(cfg:RunConfig, # what all presets have in common; its out_dir gets a folder for each training
@@ -29,14 +29,14 @@ def train_preset(cfg:RunConfig, # what all presets have in common; its out_dir g
     pretrain(cfg, False, data)
     return cfg
 
-# %% ../nbs/22_parity.ipynb #new00007
+# %% ../nbs/22_parity.ipynb #00000006
 def score_preset(cfg:RunConfig, split:str, data) -> pd.DataFrame: # of `score_cases`, with preset, lr and seed
     "Scores of a finished training at native size."
     model = load_model(weights_path(cfg, cfg.out_dir, 'pretrain'))[0].to(pick_device(cfg.device))
     table = score_cases(data.cases[data.cases.split == split], lambda row, image: predict_labels(model, image, cfg.image_size, cfg.precision), progress=False)
     return table.assign(preset=cfg.preset, lr=cfg.lr, seed=cfg.seed)
 
-# %% ../nbs/22_parity.ipynb #new00009
+# %% ../nbs/22_parity.ipynb #00000008
 def parity(cfg:RunConfig, presets:list, # names
            lrs:list, # learning rates to choose from
            seeds:list) -> tuple[pd.DataFrame, pd.DataFrame]: # test scores per case; validation Dice of each rate

@@ -146,7 +146,7 @@ def shadow_figure(cache, geoms, # of `load_data`
     for ax, t in zip(axs[:, 0], ('image', 'imitated shadow', 'what is seen')): ax.set_ylabel(t, fontsize=8)
     return fig
 
-# %% ../nbs/16_plots.ipynb #new00002
+# %% ../nbs/16_plots.ipynb #00000024
 @torch.no_grad()
 def mask_panels(name:str, # preset
                 image, valid, # (1,1,H,W) float in [0,1]; 1 = seen, 0 = hidden
@@ -171,7 +171,7 @@ def mask_figure(cache, geoms, # of `load_data`
         if 1 - v.mean() >= .2: break
     return mask_panels(name, s, v, scan_aspect(cache, geoms)[row])
 
-# %% ../nbs/16_plots.ipynb #00000024
+# %% ../nbs/16_plots.ipynb #00000027
 def _log_ticks(ax): # 0.2, 0.5, 1, 2 ... instead of powers
     ax.set_yscale('log'); ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
@@ -192,7 +192,7 @@ def history_figure(history:pd.DataFrame, # history.csv of a run
     fig.legend(axs[0].lines[:len(order)], [STAGES[s] for s in order], loc='outside upper center', ncol=len(order), frameon=False, fontsize=8)
     return keep(fig, out_dir, '_'.join(['history', *stages]))
 
-# %% ../nbs/16_plots.ipynb #00000028
+# %% ../nbs/16_plots.ipynb #0000002b
 def stage_name(cfg, stage:str) -> str:
     "The name that the selected weights of a stage have in files and tables."
     return stage + ('_best' if cfg.select == 'best' else '')
@@ -210,7 +210,7 @@ def inpaint(cfg, data, # data: cases, cache, geoms
     y = model(s.to(device), v.to(device))['inpainted'].float().cpu()
     return [t[:, 0].numpy() for t in (x, s, v, y)]
 
-# %% ../nbs/16_plots.ipynb #0000002b
+# %% ../nbs/16_plots.ipynb #0000002e
 def inpainting_figure(cfg, data, # run configuration; cases, cache, geoms
                       n:int=6) -> Figure:
     "Validation images, their imitated shadows, what is seen, and what the network makes of it."
@@ -224,7 +224,7 @@ def inpainting_figure(cfg, data, # run configuration; cases, cache, geoms
     for ax, t in zip(axs[:, 0], ('image', 'imitated shadow', 'what is seen', 'inpainted')): ax.set_ylabel(t, fontsize=8)
     return keep(fig, cfg.out_dir, 'inpainting')
 
-# %% ../nbs/16_plots.ipynb #0000002e
+# %% ../nbs/16_plots.ipynb #00000031
 def _zoom(ax, labels, aspect, room=.15): # to what is not background
     r, c = np.nonzero(labels)
     if not len(r): return
@@ -236,7 +236,7 @@ def _arrows(ax, near, way, aspect, every): # of the boundary pixels, every so ma
     d = DIRECTIONS[way[r[keep], c[keep]]].numpy()
     ax.quiver(c[keep], r[keep], d[:, 0], d[:, 1], angles='xy', color='#f0c83c', scale=.8/every, scale_units='xy', width=.008, headwidth=4)
 
-# %% ../nbs/16_plots.ipynb #00000030
+# %% ../nbs/16_plots.ipynb #00000033
 @torch.no_grad()
 def boundary_figure(cfg, data, # run configuration; cases, cache, geoms
                     n:int=3) -> Figure:
@@ -255,7 +255,7 @@ def boundary_figure(cfg, data, # run configuration; cases, cache, geoms
     class_legend(fig, data.cases.attrs['classes'], [TRUTH])
     return keep(fig, cfg.out_dir, 'boundary')
 
-# %% ../nbs/16_plots.ipynb #00000033
+# %% ../nbs/16_plots.ipynb #00000036
 def with_mean(per_case:pd.DataFrame) -> pd.DataFrame:
     "The table with a class `mean` added for each case: the mean over its classes. One class is its own mean."
     if per_case['class'].nunique() == 1: return per_case
@@ -271,7 +271,7 @@ def rank_cases(per_case:pd.DataFrame, stage:str, split:str='test') -> pd.DataFra
     by_class.insert(0, 'dice', by_class.mean(axis=1)); by_class.columns.name = None
     return by_class.sort_values('dice', kind='stable').reset_index()
 
-# %% ../nbs/16_plots.ipynb #00000035
+# %% ../nbs/16_plots.ipynb #00000038
 def score_figure(per_case:pd.DataFrame, # per_case.csv
                  cfg, # run configuration: which weights, which folder
                  split:str='test') -> Figure:
@@ -288,7 +288,7 @@ def score_figure(per_case:pd.DataFrame, # per_case.csv
     fig.legend([Patch(color=STAGE_COLORS[s]) for s in order], [STAGES[s] for s in order], loc='outside upper center', ncol=len(order), frameon=False, fontsize=8)
     return keep(fig, cfg.out_dir, 'scores')
 
-# %% ../nbs/16_plots.ipynb #00000038
+# %% ../nbs/16_plots.ipynb #0000003b
 def case_panels(axs, image, truth, pred, aspect:float=1.):
     "Prediction, truth and boundary on three axes."
     for ax in axs: show(ax, image, aspect)

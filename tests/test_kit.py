@@ -1,5 +1,5 @@
 "What stands around the notebooks: the package, its pinned environment and how it is made, the README, the check that all is in step."
-import ast, importlib, os, shutil, subprocess, sys, zipfile
+import ast, importlib, json, os, shutil, subprocess, sys, zipfile
 from configparser import ConfigParser
 from importlib import metadata
 from pathlib import Path
@@ -288,7 +288,16 @@ def test_check_names_a_broken_notebook(tiny):
 
 def test_make_alone_lists_the_targets():
     said = run('make', '-C', ROOT, '--no-print-directory')
-    for target in 'demo test lab readme clean help'.split(): assert f'make {target} ' in said
+    for target in 'demo test lab bench bench-quick readme clean help'.split(): assert f'make {target} ' in said
+
+
+def test_make_bench_writes_records(tmp_path):
+    if not (ROOT/'.venv'/'sabr-env').exists(): pytest.skip('there is no environment built by make')
+    said = run('make', '-C', ROOT, 'bench', f'OUT={tmp_path}', 'ARGS=--models tiny,monai_unet --sizes 32 --batches 1 --precisions fp32')
+    records = json.loads((tmp_path/'bench.json').read_text())
+    assert [tuple(r) for r in records] == [('model', 'image_size', 'batch', 'mode', 'precision', 'device', 'median_s', 'peak_mb', 'gflop', 'params', 'ratio_to_paper')]*5
+    assert {r['mode'] for r in records} == {'forward', 'train', 'step'} and all(r['median_s'] > 0 for r in records)
+    assert (tmp_path/'bench.csv').exists() and (tmp_path/'bench.png').stat().st_size > 10_000 and str(tmp_path) in said
 
 
 def test_ci_runs_the_readmes_command():
