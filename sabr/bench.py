@@ -43,7 +43,8 @@ def make_model(name:str, device) -> nn.Module:
     "A fresh network; raises `ConfigError` for an unknown name."
     if name not in MODELS: raise ConfigError(f"models: '{name}' is not known." + suggest(name, MODELS))
     torch.manual_seed(0)
-    return (RIVALS[name]() if name in RIVALS else SABRNet(preset(name, n_classes=CLASSES))).to(device)
+    net = RIVALS[name]() if name in RIVALS else SABRNet(preset(name, n_classes=CLASSES))
+    return net.to(device, memory_format=torch.channels_last)  # for all alike
 
 # %% ../nbs/21_bench.ipynb #00000009
 def make_batch(size:int, n:int, # image side, images
@@ -60,7 +61,7 @@ def make_batch(size:int, n:int, # image side, images
 
 # %% ../nbs/21_bench.ipynb #0000000c
 def sync(device):
-    if device.type == 'cuda': torch.cuda.synchronize()
+    if device.type == 'cuda': torch.cuda.synchronize(device)
 
 def clock(f, device) -> float: # seconds
     "How long `f()` takes, on a GPU until it has really ended."
@@ -101,7 +102,7 @@ def step_pass(name:str, size:int, batch:int, precision:str, device):
     halves = [make_batch(size, batch, device, lab, z) for lab in (True, False)]
     if name != 'paper': halves = [tuple(map(torch.cat, zip(*halves)))]
     nets = make_nets(net, size, PUBLISHED)
-    learn = make_learner(net, DataLoaders(Given(), Given()), PUBLISHED, nets, precision=precision, cbs=[StepTimer()])
+    learn = make_learner(net, DataLoaders(Given(), Given(), device=device), PUBLISHED, nets, precision=precision, cbs=[StepTimer()])
     learn._do_epoch_validate = lambda *a, **k: None
     def once(half, path, r1):
         learn.loss_func.step, learn.adversarial.rounds = int(not path), int(not r1)
@@ -121,13 +122,13 @@ def memory_now(device) -> float: # MB; NaN where the system does not tell
     "What is held, after a tidy-up; `memory_peak` counts from here."
     gc.collect()
     try:
-        if device.type == 'cuda': torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats(); return torch.cuda.memory_allocated()/2**20
+        if device.type == 'cuda': torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats(device); return torch.cuda.memory_allocated(device)/2**20
         ctypes.CDLL(None).malloc_trim(0); Path('/proc/self/clear_refs').write_text('5'); return _status('VmRSS')
     except (OSError, AttributeError): return math.nan
 
 def memory_peak(device) -> float: # MB
     "The most that was held since `memory_now`."
-    try: return torch.cuda.max_memory_allocated()/2**20 if device.type == 'cuda' else _status('VmHWM')
+    try: return torch.cuda.max_memory_allocated(device)/2**20 if device.type == 'cuda' else _status('VmHWM')
     except OSError: return math.nan
 
 FORMULAS = dict(flop_registry) | {
@@ -149,10 +150,10 @@ class CountFlops(TorchDispatchMode):
 # %% ../nbs/21_bench.ipynb #00000015
 FIELDS = ('model', 'image_size', 'batch', 'mode', 'precision', 'device', 'median_s', 'peak_mb', 'gflop', 'params', 'ratio_to_paper')
 
-def repeats(seconds:float) -> int: return 5 if seconds < 5 else 3 if seconds < 30 else 1
+def repeats(seconds:float) -> int: return 5 if seconds < 5 else 3 if seconds < 30 else 2
 
 def free_mb(device) -> float: # inf where unknown
-    if device.type == 'cuda': return torch.cuda.mem_get_info()[0]/2**20
+    if device.type == 'cuda': gc.collect(); torch.cuda.empty_cache(); return torch.cuda.mem_get_info(device)[0]/2**20
     try: return next(int(l.split()[1]) for l in Path('/proc/meminfo').read_text().splitlines() if l.startswith('MemAvailable'))/1024
     except OSError: return math.inf
 
@@ -174,7 +175,7 @@ def refusal(records, name, size, batch, mode, precision, device, max_s) -> str: 
 
 # %% ../nbs/21_bench.ipynb #00000017
 def first_passes(name, size, batch, mode, precision, device) -> tuple: # parts; seconds; dict(peak_mb, gflop, params)
-    "Make a pass and take it twice: to count operations, then for time and memory."
+    "Make a pass and take it twice: to count operations, then for memory and to know how long it takes."
     start, flops = memory_now(device), 0.
     net, parts = PASSES[mode](name, size, batch, precision, device)
     for share, f in parts:
@@ -186,24 +187,30 @@ def first_passes(name, size, batch, mode, precision, device) -> tuple: # parts; 
 def time_workload(names, size, batch, mode, precision, device, # names: models that take part
                   label:str) -> tuple: # records; {model: why it failed}
     "All models in turns."
-    parts, times, facts, failed = {}, {}, {}, {}
+    parts, rough, facts, times, failed = {}, {}, {}, {}, {}
+    def attempt(n, f):
+        try: return f()
+        except (RuntimeError, ValueError, MemoryError) as e: failed[n] = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
     for n in names:
-        try: parts[n], seconds, facts[n] = first_passes(n, size, batch, mode, precision, device); times[n] = [seconds]
-        except (torch.OutOfMemoryError, MemoryError) as e: failed[n] = f'out of memory ({str(e).splitlines()[0]})'
-    for i in range(1, 5):
+        if got := attempt(n, lambda: first_passes(n, size, batch, mode, precision, device)): parts[n], rough[n], facts[n] = got
+    for i in range(5):
         for n in parts:
-            if i < repeats(times[n][0]): times[n].append(take(parts[n]))
-    median = {n: float(np.median(t)) for n, t in times.items()}
+            if n not in failed and i < repeats(rough[n]) and (t := attempt(n, lambda: take(parts[n]))): times.setdefault(n, []).append(t)
+    median = {n: float(np.median(t)) for n, t in times.items() if n not in failed}
     ratio = lambda n: median[n]/median['paper'] if 'paper' in median else None
-    return [dict(model=n, image_size=size, batch=batch, mode=mode, precision=precision, device=label, median_s=median[n], **facts[n], ratio_to_paper=ratio(n))
-            for n in parts], failed
+    return [dict(model=n, image_size=size, batch=batch, mode=mode, precision=precision, device=label, median_s=m, **facts[n], ratio_to_paper=ratio(n))
+            for n, m in median.items()], failed
 
 # %% ../nbs/21_bench.ipynb #0000001a
-def matmul_rate(device, precision:str='fp32', n:int=2048) -> float: # FLOP/s
-    "Operations a second of a large matrix product: what the machine can do at best."
+def matmul_rate(device, precision:str='fp32', n:int=0) -> float: # FLOP/s
+    "Operations a second of a large matrix product: what the machine can do at best. (On CUDA in TF32 for fp32, as convolutions are.)"
+    n = n or (8192 if device.type == 'cuda' else 2048)
     a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if precision == 'bf16' else torch.float)
-    a @ a
-    return 2*n**3/min(clock(lambda: a @ a, device) for _ in range(5))
+    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    for _ in range(3): a @ a
+    best = 2*n**3/min(clock(lambda: a @ a, device) for _ in range(5))
+    torch.backends.cuda.matmul.allow_tf32 = before
+    return best
 
 def device_name(device) -> str:
     if device.type == 'cuda': return torch.cuda.get_device_name(device)
@@ -225,14 +232,16 @@ def bench(out_dir, # gets bench.json, skipped.json, machine.json, bench.csv, ben
     save_json(environment() | dict(device=label, matmul_gflops={p: round(matmul_rate(dev, p)/1e9, 1) for p in precisions}), out/'machine.json')
     records, skipped = [], []
     loads = sorted(itertools.product(sizes, batches, modes, precisions), key=lambda w: w[0]**2*w[1])
-    for size, batch, mode, precision in loads:
-        key = dict(image_size=size, batch=batch, mode=mode, precision=precision)
-        why = {n: refusal(records, n, size, batch, mode, precision, dev, max_s) for n in models}
-        got, failed = time_workload([n for n in models if not why[n]], size, batch, mode, precision, dev, label)
-        records += got; skipped += [dict(model=n) | key | dict(why=w) for n, w in (why | failed).items() if w]
-        save_json(records, out/'bench.json'); save_json(skipped, out/'skipped.json')
-        say(f"{time.time() - t0:5.0f} s  {size} px, batch {batch}, {mode}, {precision}: " + ', '.join(f"{r['model']} {r['median_s']:.3g} s" for r in got))
-    write_results(records, out)
+    try:
+        for size, batch, mode, precision in loads:
+            key = dict(image_size=size, batch=batch, mode=mode, precision=precision)
+            why = {n: refusal(records, n, size, batch, mode, precision, dev, max_s) for n in models}
+            got, failed = time_workload([n for n in models if not why[n]], size, batch, mode, precision, dev, label)
+            records += got; skipped += [dict(model=n) | key | dict(why=w) for n, w in (why | failed).items() if w]
+            save_json(records, out/'bench.json'); save_json(skipped, out/'skipped.json')
+            say(f"{time.time() - t0:5.0f} s  {size} px, batch {batch}, {mode}, {precision}: " + ', '.join(f"{r['model']} {r['median_s']:.3g} s" for r in got))
+    finally:  # also of a bench that is broken off
+        if records: write_results(records, out)
     return records
 
 # %% ../nbs/21_bench.ipynb #0000001e
@@ -265,7 +274,7 @@ def write_results(records, out:Path):
 
 # %% ../nbs/21_bench.ipynb #0000001f
 def claims(records:list) -> pd.DataFrame: # claim, measured, target, met; rows whose workloads are there
-    "What the kit promises for two CPU threads, beside what was measured. Medians in fp32."
+    "What the kit promises for two CPU threads, beside what was measured: medians in fp32; NaN where a workload is missing."
     get = {(r['model'], r['image_size'], r['batch'], r['mode']): r for r in records if r['precision'] == 'fp32'}
     val = lambda k, *w: float(get[w][k]) if w in get and get[w][k] is not None else math.nan
     sec, mb = partial(val, 'median_s'), partial(val, 'peak_mb')
@@ -275,8 +284,8 @@ def claims(records:list) -> pd.DataFrame: # claim, measured, target, met; rows w
             ('base: time at 512 px / time at 256 px, forward', sec('base', 512, 1, 'forward')/sec('base', 256, 1, 'forward'), '<=', 4.5),
             ('base: time at 512 px / time at 256 px, train', sec('base', 512, 1, 'train')/sec('base', 256, 1, 'train'), '<=', 4.5),
             ('tiny: ms a frame, forward, 128 px', 1e3*sec('tiny', 128, 1, 'forward'), '<=', 60)]
-    return pd.DataFrame([dict(claim=c, measured=round(v, 3), target=f'{op} {t:g}', met=v >= t if op == '>=' else v <= t) for c, v, op, t in rows if not math.isnan(v)],
-                        columns=['claim', 'measured', 'target', 'met'])
+    verdict = lambda v, op, t: 'not measured' if math.isnan(v) else 'yes' if (v >= t if op == '>=' else v <= t) else 'no'
+    return pd.DataFrame([dict(claim=c, measured=round(v, 3), target=f'{op} {t:g}', met=verdict(v, op, t)) for c, v, op, t in rows])
 
 # %% ../nbs/21_bench.ipynb #00000026
 QUICK = dict(sizes=(256,), batches=(1,), precisions=('fp32',))
@@ -284,7 +293,8 @@ QUICK = dict(sizes=(256,), batches=(1,), precisions=('fp32',))
 def main(argv=None) -> int:
     "Entry point of `sabr_bench`."
     ap = argparse.ArgumentParser('sabr_bench', description='Time the networks of sabr: seconds, memory, operations.')
-    words = lambda s: tuple(s.split(',')); numbers = lambda s: tuple(int(i) for i in s.split(','))
+    def words(s): return tuple(s.split(','))
+    def numbers(s): return tuple(int(i) for i in s.split(','))
     ap.add_argument('--out', default='runs/bench', help='folder for bench.json, bench.csv, bench.png, machine.json [runs/bench]')
     ap.add_argument('--quick', action='store_true', help='256 px, batch 1, fp32 only')
     ap.add_argument('--models', type=words, default=MODELS, help=','.join(MODELS)); ap.add_argument('--modes', type=words, default=tuple(PASSES), help=','.join(PASSES))
@@ -294,5 +304,6 @@ def main(argv=None) -> int:
     a = vars(ap.parse_args(argv)); out, quick = a.pop('out'), a.pop('quick')
     try: records = bench(out, **a | (QUICK if quick else {}), say=partial(print, flush=True))
     except SabrError as e: print(f'sabr_bench: {e}', file=sys.stderr); return 1
+    if not records: print(f'sabr_bench: nothing could be timed; {out}/skipped.json says why.', file=sys.stderr); return 1
     print('', bench_table(records).round(3).to_string(), '', claims(records).to_string(index=False), '', f'Records {out}/bench.json, table {out}/bench.csv, picture {out}/bench.png', sep='\n')
     return 0

@@ -47,7 +47,7 @@ def offsets(boundary:Tensor, # (B,1,H,W) logits
             reach:float, # pixels to go
             hard:bool) -> Tensor: # (B,H,W,2) as (dx, dy) in pixels
     "Expected (differentiable) or likeliest (hard) offset of each pixel."
-    v = DIRECTIONS.to(boundary)
+    boundary, direction = boundary.float(), direction.float(); v = DIRECTIONS.to(boundary)  # bf16 cannot count pixels beyond 256
     if hard: return v[direction.argmax(1)] * (boundary[:, 0] > 0)[..., None] * round(reach)
     return torch.einsum('bkhw,kc->bhwc', direction.softmax(1), v) * boundary[:, 0].sigmoid()[..., None] * reach
 
@@ -55,10 +55,10 @@ def move_logits(logits:Tensor, # (B,C,H,W)
                 offset:Tensor, # (B,H,W,2) pixels
                 hard:bool=False) -> Tensor:
     "Logits sampled at (pixel + offset); the border repeats itself."
-    H, W = logits.shape[-2:]
+    H, W = logits.shape[-2:]; logits = logits.float()
     y, x = torch.meshgrid(torch.arange(H, device=logits.device), torch.arange(W, device=logits.device), indexing='ij')
     grid = torch.stack([(x + offset[..., 0] + .5) / W, (y + offset[..., 1] + .5) / H], -1) * 2 - 1
-    return F.grid_sample(logits, grid.to(logits), 'nearest' if hard else 'bilinear', 'border', align_corners=False)
+    return F.grid_sample(logits, grid, 'nearest' if hard else 'bilinear', 'border', align_corners=False)
 
 # %% ../nbs/08_boundary.ipynb #00000012
 class RefineNet(nn.Module):

@@ -103,6 +103,7 @@ def open_run(cfg:RunConfig, data_fingerprint:str='') -> Path: # the run folder
     if not path.exists():
         save_json(now | dict(environment=environment()), path); return out
     then = load_json(path); a, b = then['parameters'], now['parameters']
+    a = asdict(RunConfig()) | a   # a parameter that came later had its default
     diff = [f"{k}={a.get(k)!r} there, {b[k]!r} here" for k in b if k not in FREE and a.get(k) != b[k]]
     if diff: raise ConfigError(f"{out}: holds a run with other parameters ({'; '.join(diff)}). Choose another out_dir, or delete this one.")
     if then['data_fingerprint'] != data_fingerprint:

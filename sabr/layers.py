@@ -129,7 +129,7 @@ def update_mask(wm:Tensor, # (B,nW,N) validity in windows
                 regions:Tensor|None, # (nW,N,N) who could see whom; None = everyone in the window
                 ws:int, shift:int, H:int, W:int) -> Tensor: # (B,H,W)
     "Adaptive mask: a token is valid once attention could fill it from a valid one (method section 2)."
-    new = wm.amax(-1, keepdim=True).expand_as(wm) if regions is None else (regions.to(wm) @ wm[..., None])[..., 0].clamp_max(1)
+    new = wm.amax(-1, keepdim=True).expand_as(wm) if regions is None else (regions & (wm > 0)[:, :, None]).any(-1).to(wm.dtype)
     new = from_windows(new[..., None], ws, H, W)[..., 0]
     return new.roll((shift, shift), (1, 2)) if shift else new
 
@@ -223,7 +223,7 @@ class ModulatedConv2d(nn.Module):
 
     def forward(self, x:Tensor, s:Tensor) -> Tensor: # (B,ni,H,W), (B,s_dim) -> (B,nf,H,W), with `up` (B,nf,2H,2W)
         s = self.style(s)
-        power = s.float().square() @ self.weight.float().square().sum((2, 3)).T
+        power = (s.float().square()[:, None] * self.weight.float().square().sum((2, 3))).sum(-1)  # not @, which autocast would round
         gain = math.sqrt(2 / 1.04) * (power + 1e-8).rsqrt()  # the root keeps the variance through the leaky ReLU
         conv = up_conv if self.up else partial(F.conv2d, padding=1); bias = self.bias[:, None, None]
         if len(x) == 1:  # one image: its weights are smaller than its features

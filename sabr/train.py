@@ -61,16 +61,19 @@ class PrecisionCallback(Callback):
     "Runs the forward pass and the losses under autocast."
     order = 10
     def __init__(self, precision:str='fp32' # 'fp32' or 'bf16'
-                ): self.precision = precision
+                ): self.precision, self.context = precision, None
     def before_batch(self): self.context = autocast(self.xb[0].device, self.precision); self.context.__enter__()
-    def after_loss(self): self.context.__exit__(None, None, None)
+    def after_loss(self): self.leave()
+    def leave(self):
+        "Ends autocast; `fit` calls it too when a step was broken off."
+        if self.context: self.context.__exit__(None, None, None); self.context = None
 
 # %% ../nbs/12_train.ipynb #0000000e
 def compile_network(model:nn.Module, # compiled in place; its weights keep their names
                     x:tuple, # inputs of one training batch
                    ) -> str: # '' when it works, else why not
     "Compile for the shapes of `x`, and try it forwards and backwards; a network that cannot be compiled is left as it was."
-    state, training = rng_state(), model.training
+    state, training, buffers = rng_state(), model.training, [b.clone() for b in model.buffers()]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='Dynamo detected a call to a `functools.lru_cache`')
@@ -80,7 +83,9 @@ def compile_network(model:nn.Module, # compiled in place; its weights keep their
     except Exception as e:
         model._compiled_call_impl = None
         return f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else 'no reason given'}"
-    finally: model.zero_grad(); model.train(training); set_rng_state(state)
+    finally:
+        model.zero_grad(); model.train(training); set_rng_state(state)
+        for b, old in zip(model.buffers(), buffers): b.copy_(old)
 
 class CompileCallback(Callback):
     "Compiles the network at the first batch, or says in the log why it cannot."
@@ -88,7 +93,8 @@ class CompileCallback(Callback):
     def __init__(self, log): self.log, self.tried = log, False
     def before_batch(self):
         if self.tried or not self.training: return
-        self.tried = True; why = compile_network(self.learn.model, self.xb)
+        self.tried = True; path = self.learn.loss_func.weights.get('path')
+        why = 'path-length regularisation differentiates inside the network (loss_weights: path=0 switches it off)' if path else compile_network(self.learn.model, self.xb)
         self.log.info('compiled' if not why else f'not compiled, goes on without: {why}')
 
 # %% ../nbs/12_train.ipynb #00000014
@@ -251,8 +257,10 @@ def fit(model:nn.Module, # changed in place; on its device
     learn = make_learner(model, dls, weights, nets, lr, cbs=[sched, history, ckpt, *([CompileCallback(log)] if compile else []), *cbs], **kw)
     learn.create_opt(); learn.ema.before_fit(); start = ckpt.resume()
     if start: log.info(f'{stage} goes on after epoch {start}/{epochs}')
-    with quiet(learn, bar):
-        if start < epochs: learn.fit(epochs, start_epoch=start)
+    try:
+        with quiet(learn, bar):
+            if start < epochs: learn.fit(epochs, start_epoch=start)
+    finally: learn.precision.leave()
     history.write()
     return learn.ema.averaged.module.eval(), ckpt.best, history.rows
 
