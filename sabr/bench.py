@@ -14,6 +14,7 @@ import argparse, ctypes, gc, itertools, math, sys, time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -150,7 +151,7 @@ class CountFlops(TorchDispatchMode):
 # %% ../nbs/21_bench.ipynb #00000015
 FIELDS = ('model', 'image_size', 'batch', 'mode', 'precision', 'device', 'median_s', 'peak_mb', 'gflop', 'params', 'ratio_to_paper')
 
-def repeats(seconds:float) -> int: return 5 if seconds < 5 else 3 if seconds < 30 else 2
+def repeats(seconds:float) -> int: return 5 if seconds < 2 else 3 if seconds < 8 else 2
 
 def free_mb(device) -> float: # inf where unknown
     if device.type == 'cuda': gc.collect(); torch.cuda.empty_cache(); return torch.cuda.mem_get_info(device)[0]/2**20
@@ -270,7 +271,9 @@ def bench_figure(records:list):
 
 def write_results(records, out:Path):
     with atomic_path(out/'bench.csv') as tmp: bench_table(records).round(4).to_csv(tmp)
-    with atomic_path(out/'bench.png') as tmp: bench_figure(records).savefig(tmp, format='png', dpi=150)
+    fig = bench_figure(records)
+    with atomic_path(out/'bench.png') as tmp: fig.savefig(tmp, format='png', dpi=150)
+    plt.close(fig)
 
 # %% ../nbs/21_bench.ipynb #0000001f
 def claims(records:list) -> pd.DataFrame: # claim, measured, target, met; rows whose workloads are there
@@ -287,7 +290,7 @@ def claims(records:list) -> pd.DataFrame: # claim, measured, target, met; rows w
     verdict = lambda v, op, t: 'not measured' if math.isnan(v) else 'yes' if (v >= t if op == '>=' else v <= t) else 'no'
     return pd.DataFrame([dict(claim=c, measured=round(v, 3), target=f'{op} {t:g}', met=verdict(v, op, t)) for c, v, op, t in rows])
 
-# %% ../nbs/21_bench.ipynb #00000026
+# %% ../nbs/21_bench.ipynb #0000002d
 QUICK = dict(sizes=(256,), batches=(1,), precisions=('fp32',))
 
 def main(argv=None) -> int:

@@ -60,7 +60,7 @@ def move_logits(logits:Tensor, # (B,C,H,W)
     grid = torch.stack([(x + offset[..., 0] + .5) / W, (y + offset[..., 1] + .5) / H], -1) * 2 - 1
     return F.grid_sample(logits, grid, 'nearest' if hard else 'bilinear', 'border', align_corners=False)
 
-# %% ../nbs/08_boundary.ipynb #00000012
+# %% ../nbs/08_boundary.ipynb #00000014
 class RefineNet(nn.Module):
     "A frozen `SABRNet` and what sharpens its boundaries (method section 4)."
     def __init__(self, base:SABRNet, # fine-tuned; frozen here
@@ -98,7 +98,7 @@ class RefineNet(nn.Module):
         hard = not self.training
         return dict(coarse=coarse, boundary=b, direction=d, logits=move_logits(coarse, offsets(b, d, self.reach, hard), hard))
 
-# %% ../nbs/08_boundary.ipynb #00000019
+# %% ../nbs/08_boundary.ipynb #0000001b
 def load_network(path, n_classes:int|None=None) -> tuple[nn.Module, dict]: # network in eval mode, metadata
     "Load a `SABRNet` or a `RefineNet` from its weights file."
     state, meta = read_weights(path)
