@@ -23,4 +23,4 @@ def test_runs_with_its_defaults(path, run_folder, tmp_path):
     papermill.execute_notebook(str(path), str(done), parameters=dict(out_dir=str(run_folder/'run')), cwd=str(run_folder),
                                kernel_name='python3', progress_bar=False)
     assert [p for p in (run_folder/'run').rglob('*') if p.is_file()], f'{path.name} left nothing in its out_dir'
-    assert {p.name for p in run_folder.iterdir()} <= {'run', 'data'}, f'{path.name} writes outside of out_dir and data/'
+    assert {p.name for p in run_folder.iterdir()} == {'run', 'data'}, f'{path.name} writes outside of out_dir and data/'
