@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 from .core import ConfigError, SabrError, atomic_path, autocast, environment, pick_device, save_json, suggest
 from .losses import PUBLISHED, SUPERVISED, UNLABELLED, RecipeLoss
-from .model import PRESETS, SABRNet, preset
+from .model import PRESETS, make_network, preset
 from .phantom import make_phantom
 from .shadow import geometries, imitate_shadow
 from .train import make_learner, make_nets
@@ -44,7 +44,7 @@ def make_model(name:str, device) -> nn.Module:
     "A fresh network; raises `ConfigError` for an unknown name."
     if name not in MODELS: raise ConfigError(f"models: '{name}' is not known." + suggest(name, MODELS))
     torch.manual_seed(0)
-    net = RIVALS[name]() if name in RIVALS else SABRNet(preset(name, n_classes=CLASSES))
+    net = RIVALS[name]() if name in RIVALS else make_network(preset(name, n_classes=CLASSES))
     return net.to(device, memory_format=torch.channels_last)  # for all alike
 
 # %% ../nbs/21_bench.ipynb #00000009

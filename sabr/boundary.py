@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 from .core import DataError
 from .layers import PartialConv2d
-from .model import SABRNet, build, check_inputs, double, pad_inputs, read_weights
+from .model import SABRNet, build, check_inputs, double, make_network, pad_inputs, read_weights
 
 # %% ../nbs/08_boundary.ipynb #00000005
 # the eight neighbours as (dx, dy), counted from "right" clockwise in image coordinates (y points down)
@@ -102,5 +102,5 @@ class RefineNet(nn.Module):
 def load_network(path, n_classes:int|None=None) -> tuple[nn.Module, dict]: # network in eval mode, metadata
     "Load a `SABRNet` or a `RefineNet` from its weights file."
     state, meta = read_weights(path)
-    base = lambda cfg: RefineNet(SABRNet(cfg), meta['refine_size']) if 'refine_size' in meta else SABRNet(cfg)
+    base = lambda cfg: RefineNet(make_network(cfg), meta['refine_size']) if 'refine_size' in meta else make_network(cfg)
     return build(base, state, meta, path, n_classes), meta

@@ -26,7 +26,7 @@ from .evaluate import TOOL, score_cases, score_table, summarise
 from .inception import FeatureStats, feature_extractor, fid, prepare_statistics
 from .infer import predict_labels
 from .losses import PUBLISHED, REFINE, SUPERVISED
-from .model import SABRNet, load_model, preset, save_weights
+from .model import load_model, make_network, preset, save_weights
 from .shadow import geometries, imitate_shadow
 from .split import draw_labelled, save_splits, split_cases
 from .train import fit, run_logger
@@ -97,7 +97,7 @@ def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unl
     return dict(steps=epochs * per_epoch, image_passes=epochs * per_epoch * cfg.batch_size, train_s=round(seen, 2), valid_dice=rows[-1]['valid_dice'])
 
 def weights_path(cfg, out, name): return Path(out)/f"{name}{'_best' if cfg.select == 'best' else ''}.safetensors"
-def new_network(cfg, run): return SABRNet(preset(cfg.preset, n_classes=len(run.cases.attrs['classes'])))
+def new_network(cfg, run): return make_network(preset(cfg.preset, n_classes=len(run.cases.attrs['classes'])))
 
 # %% ../nbs/18_stages.ipynb #0000000b
 @stage
