@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from .core import ConfigError, DataError, environment, load_json, save_json, suggest
-from .losses import PUBLISHED, check_weights
+from .losses import RECIPES, check_weights
 from .model import PRESETS
 
 # %% ../nbs/17_config.ipynb #00000005
@@ -23,7 +23,9 @@ class RunConfig:
     out_dir: str = 'runs/quick' # run folder
     label_fraction: float = .25 # share of the training images whose labels may be read, in (0,1]
     seed: int = 0 # draws the labelled subset, the initial weights and the batches
-    preset: str = 'tiny' # network: tiny, small, base or paper
+    preset: str = 'tiny' # network: tiny, small, base, unet or paper
+    recipe: str = 'default' # default, or published
+    rival: str = '' # which rival the stage `rival` trains
     image_size: int = 64 # side in pixels that images are stretched to
     steps: int = 24 # optimiser steps of pretraining
     batch_size: int = 4 # images a batch; half of them unlabelled in pretraining
@@ -39,8 +41,13 @@ class RunConfig:
     refine_lr: float = 1e-3 # learning rate of boundary refinement
     half_life: float = 1e4 # images after which the weight of the past in the averaged network is halved
     shadow: str = 'mixed' # imitated shadows of pretraining: mixed, acoustic, freeform (published) or none
+    shadow_share: float = .5 # default recipe: share of the images that are shadowed
+    mix: float = .5 # default recipe: share of the images with a box of another one
+    photometric: float = .5 # default recipe: how much gain, contrast, speckle ... are changed; 0 to 1
+    tau: float = .7 # default recipe: least probability of a pseudo-label
+    warm: float = .2 # default recipe: share of pretraining before there are pseudo-labels
     max_hole: float = .7 # largest share of an image that a free-form hole may hide; published: 1
-    loss_weights: dict = field(default_factory=dict) # pretraining terms that differ from the published weights; 0 switches a term off
+    loss_weights: dict = field(default_factory=dict) # pretraining terms that differ from the recipe's; 0 switches a term off
     split_seed: int = 0 # draws the test, validation and training patients
     resplit: bool = False # draw a split even where the data set brings one
     valid: float = .15 # share of the images for validation
@@ -55,11 +62,12 @@ class RunConfig:
     def stage_steps(self, stage:str) -> int:
         "Steps of a stage, with the zeros filled in."
         ft = self.finetune_steps or max(1, self.steps // 2)
-        return dict(pretrain=self.steps, finetune=ft, refine=self.refine_steps or max(1, self.steps // 4),
+        rf = self.refine_steps or max(1, self.steps // 4)
+        return dict(pretrain=self.steps, finetune=ft, refine=rf, rival=self.steps + ft + rf,
                     supervised=self.supervised_steps or self.steps + ft)[stage]
 
 # %% ../nbs/17_config.ipynb #00000006
-CHOICES = dict(preset=PRESETS, precision=('fp32', 'bf16'), shadow=('mixed', 'acoustic', 'freeform', 'none'), on_bad=('raise', 'warn'), select=('last', 'best'))
+CHOICES = dict(preset=PRESETS, recipe=RECIPES, precision=('fp32', 'bf16'), shadow=('mixed', 'acoustic', 'freeform', 'none'), on_bad=('raise', 'warn'), select=('last', 'best'))
 
 def check_config(c:RunConfig):
     "Types, choices and ranges; raises `ConfigError` naming the parameter, what it was and what it may be."
@@ -76,7 +84,9 @@ def check_config(c:RunConfig):
     if not 0 < c.label_fraction <= 1: raise ConfigError(f"label_fraction={c.label_fraction}: must be above 0 and at most 1, e.g. 0.1 for 10 %.")
     if not 0 < c.max_hole <= 1: raise ConfigError(f"max_hole={c.max_hole}: must be above 0 and at most 1.")
     if not (c.valid > 0 and c.test > 0 and c.valid + c.test < 1): raise ConfigError(f"valid={c.valid}, test={c.test}: both above 0, and something left to train on.")
-    check_weights(PUBLISHED | c.loss_weights)
+    for k in ('shadow_share', 'mix', 'photometric', 'tau', 'warm'):
+        if not 0 <= getattr(c, k) <= 1: raise ConfigError(f"{k}={getattr(c, k)}: must be from 0 to 1.")
+    check_weights(RECIPES[c.recipe] | c.loss_weights)
 
 # %% ../nbs/17_config.ipynb #00000009
 def make_config(**params) -> RunConfig:

@@ -152,11 +152,12 @@ def score_table(metrics:dict, # name of a method or stage: its `summarise`, also
 def paired_difference(a:pd.DataFrame, b:pd.DataFrame, # of `score_cases`, also of several seeds under each other
                       score:str='dice', # one of `SCORES`
                       level:float=.95, # of the interval
-                      seed:int=0) -> dict: # diff = mean of a - b over patients; lo, hi: its interval; n_patients
+                      seed:int=0) -> dict: # diff = mean of a - b over patients; lo, hi: its interval; p: two-sided, from the same bootstrap; n_patients
     "Paired difference of two methods with a bootstrap interval over patients. Raises `DataError` unless both scored the same patients."
     a, b = (t.groupby('patient')[score].mean() for t in (a, b))
     if set(a.index) != set(b.index): raise DataError(f"the tables score different patients: only {sorted(set(a.index) ^ set(b.index))[:3]} ... in one of them.")
     if len(a) < 2: raise DataError('an interval needs at least two patients.')
     d = (a - b[a.index]).to_numpy()
-    ci = bootstrap((d,), np.mean, confidence_level=level, method='percentile', n_resamples=9999, rng=np.random.default_rng(seed)).confidence_interval
-    return dict(diff=float(d.mean()), lo=float(ci.low), hi=float(ci.high), n_patients=len(d))
+    boot = bootstrap((d,), np.mean, confidence_level=level, method='percentile', n_resamples=9999, rng=np.random.default_rng(seed))
+    below = (boot.bootstrap_distribution <= 0).mean(); p = min(1., 2 * max(1e-4, min(below, 1 - below)))
+    return dict(diff=float(d.mean()), lo=float(boot.confidence_interval.low), hi=float(boot.confidence_interval.high), p=p if d.any() else 1., n_patients=len(d))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS_URL', 'WEIGHTS_FILE', 'WEIGHTS_HASH', 'UNREADABLE', 'RandomEncoder', 'Inception', 'feature_extractor',
-           'FeatureStats', 'prepare_statistics', 'fid']
+           'FeatureStats', 'prepare_statistics', 'fid', 'kid', 'hole_quality']
 
 # %% ../nbs/14_inception.ipynb #00000002
 import contextlib, hashlib, http.client, pickle, socket, warnings
@@ -17,7 +17,9 @@ from safetensors.torch import save
 from torch import nn, Tensor
 from torch.nn import functional as F
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3, URL_INCEPTION_V3
+from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 from tqdm.auto import tqdm
 from .core import ConfigError, DataError, atomic_path, pick_device
 
@@ -165,3 +167,26 @@ def fid(stats:FeatureStats, # of the real images
     m.real_features_sum, m.real_features_cov_sum, m.real_features_num_samples = stats.sum, stats.outer, torch.tensor(stats.n)
     _add(m, images, extractor, False, batch_size, device, progress)
     return max(0., m.compute().item())
+
+# %% ../nbs/14_inception.ipynb #badf7738
+def kid(real:np.ndarray, images:np.ndarray, # (N,S,S) and (M,S,S) uint8
+        extractor:nn.Module, subsets:int=50, batch_size:int=32, device:str='auto', seed:int=0) -> tuple: # mean, standard deviation over subsets
+    "Kernel inception distance of two sets. Raises `DataError` for other images."
+    for im in (real, images): _check_images(im, min(extractor.num_features, len(im) - 1))
+    device = pick_device(device); extractor.to(device); m = KernelInceptionDistance(nn.Identity(), subsets=subsets, subset_size=min(100, len(real), len(images)))
+    for im, is_real in ((real, True), (images, False)):
+        for i in range(0, len(im), batch_size):
+            with torch.inference_mode(): m.update(extractor(torch.from_numpy(np.array(im[i:i+batch_size]))[:, None].to(device)).cpu(), real=is_real)
+    with torch.random.fork_rng(): torch.manual_seed(seed); mean, sd = m.compute()
+    return mean.item(), sd.item()
+
+# %% ../nbs/14_inception.ipynb #a209ab62
+def hole_quality(painted:Tensor, image:Tensor, # (N,C,S,S) in [0,1]
+                 valid:Tensor, # (N,1,S,S), 0 = hidden
+                ) -> dict: # hole_l1, hole_psnr (dB), hole_ssim; nan where nothing was hidden
+    "How near an inpainting is to what was hidden."
+    h = (valid == 0).float(); n = (h.sum() * image.shape[1]).item()
+    if not n: return dict.fromkeys(('hole_l1', 'hole_psnr', 'hole_ssim'), float('nan'))
+    ssim = structural_similarity_index_measure(painted.float(), image.float(), data_range=1., return_full_image=True)[1]
+    err = (painted - image).float()
+    return dict(hole_l1=((err.abs() * h).sum() / n).item(), hole_psnr=(-10 * ((err.square() * h).sum() / n).clamp(min=1e-10).log10()).item(), hole_ssim=((ssim * h).sum() / n).item())

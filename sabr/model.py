@@ -66,12 +66,13 @@ PRESETS = dict(
     small = dict(stem=(12, 32), dims=(48, 96, 128), z_dim=64, w_dim=64, code_dim=64),
     base  = dict(stem=(16, 32), dims=(48, 128, 192), depths=(1, 2, 4, 2, 1), windows=(8, 16, 16, 16, 8), z_dim=256, w_dim=256,
                  mapping_layers=4, code_dim=128),
+    unet_small = dict(layout='unet', stem=(16, 16), dims=(32, 64, 128)),
     unet  = dict(layout='unet', stem=(16, 32), dims=(64, 128, 256), windows=(8, 8, 16, 8, 8)),
     paper = dict(stem=(180, 180), dims=(180, 180, 180), depths=(2, 3, 4, 3, 2), windows=(8, 16, 16, 16, 8), heads=6,
                  residual=False, z_dim=512, w_dim=512, mapping_layers=8, code_dim=360, code_convs=4),
 )
 
-def preset(name:str, # 'tiny', 'small', 'base', 'unet' or 'paper'
+def preset(name:str, # 'tiny', 'small', 'base', 'unet_small', 'unet' or 'paper'
            **changes # any field of `SABRConfig`
           ) -> SABRConfig:
     "The configuration of a preset; raises `ConfigError` for an unknown name."

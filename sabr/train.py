@@ -124,7 +124,7 @@ class AdversarialCallback(Callback):
 
     def loss(self, name:str) -> Tensor|None:
         "The critic's own loss on this batch, with R1 when it is its turn; None where there is nothing real to see."
-        image, label, valid = self.yb; d, out = self.critics[name], self.pred
+        image, label, valid, *_ = self.yb; d, out = self.critics[name], self.pred
         fake = out['inpainted'].detach().float()
         if name == 'img_d':
             loss = d_logistic(d(image, valid), d(fake, valid))
@@ -234,10 +234,10 @@ def make_learner(model:nn.Module, # on its device
                  weights:dict, # loss term -> weight
                  nets, # of `make_nets`
                  lr:float=1e-3, clip:float=5., precision:str='fp32', half_life:float=10_000., # images, of the average
-                 betas:tuple=(.9, .99), cbs=()) -> Learner:
+                 betas:tuple=(.9, .99), loss=None, cbs=()) -> Learner: # loss: None = `RecipeLoss` of the weights
     "A `Learner` whose step is one step of the recipe."
     adv = [AdversarialCallback(nets, lr=lr)] if nets.img_d is not None or nets.seg_d is not None else []
-    return Learner(dls, model, RecipeLoss(weights, nets), opt_func=partial(OptimWrapper, opt=torch.optim.Adam, betas=betas, fused=True), lr=lr,
+    return Learner(dls, model, loss or RecipeLoss(weights, nets), opt_func=partial(OptimWrapper, opt=torch.optim.Adam, betas=betas, fused=True), lr=lr,
                    metrics=ValidDice(model.cfg.n_classes),
                    cbs=[StepCallback(), EMACallback(half_life), PrecisionCallback(precision), GradientClip(clip), *adv, *cbs])
 
