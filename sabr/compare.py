@@ -198,8 +198,6 @@ def ablate(base:RunConfig, parts=tuple(ABLATIONS), fraction:float=.1, seeds=(0, 
             write(pd.DataFrame(rows).rename(columns=dict(method='part')), base.out_dir, 'ablate.csv')
     out = pd.DataFrame(rows).rename(columns=dict(method='part'))
     whole = pd.concat(scores['default'])
-    diffs = {k: {f'{n}{tail}': v for n, tail in (('dice', ''), ('hd95', '_hd95')) for n, v in paired_difference(pd.concat(t), whole, n).items()
-                 if n in ('diff', 'lo', 'hi')} for k, t in scores.items()}
     for score in ('dice', 'hd95'):
         d = {k: paired_difference(pd.concat(t), whole, score) for k, t in scores.items()}
         for c in ('diff', 'lo', 'hi'): out[f'{score}_{c}'] = out.part.map({k: v[c] for k, v in d.items()})

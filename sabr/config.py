@@ -42,10 +42,11 @@ class RunConfig:
     half_life: float = 1e4 # images after which the weight of the past in the averaged network is halved
     shadow: str = 'mixed' # imitated shadows of pretraining: mixed, acoustic, freeform (published) or none
     shadow_share: float = .5 # default recipe: share of the images that are shadowed
-    mix: float = .5 # default recipe: share of the images with a box of another one
+    told: float = .5 # default recipe: share of the shadowed images whose mask says where the shadow is
+    mix: float = 0. # default recipe: share of the images with a box of another one
     photometric: float = .5 # default recipe: how much gain, contrast, speckle ... are changed; 0 to 1
-    tau: float = .7 # default recipe: least probability of a pseudo-label
-    warm: float = .2 # default recipe: share of pretraining before there are pseudo-labels
+    tau: float = .5 # default recipe: least probability of a pseudo-label
+    warm: float = .4 # default recipe: share of pretraining before there are pseudo-labels
     max_hole: float = .7 # largest share of an image that a free-form hole may hide; published: 1
     loss_weights: dict = field(default_factory=dict) # pretraining terms that differ from the recipe's; 0 switches a term off
     split_seed: int = 0 # draws the test, validation and training patients
@@ -84,7 +85,7 @@ def check_config(c:RunConfig):
     if not 0 < c.label_fraction <= 1: raise ConfigError(f"label_fraction={c.label_fraction}: must be above 0 and at most 1, e.g. 0.1 for 10 %.")
     if not 0 < c.max_hole <= 1: raise ConfigError(f"max_hole={c.max_hole}: must be above 0 and at most 1.")
     if not (c.valid > 0 and c.test > 0 and c.valid + c.test < 1): raise ConfigError(f"valid={c.valid}, test={c.test}: both above 0, and something left to train on.")
-    for k in ('shadow_share', 'mix', 'photometric', 'tau', 'warm'):
+    for k in ('shadow_share', 'told', 'mix', 'photometric', 'tau', 'warm'):
         if not 0 <= getattr(c, k) <= 1: raise ConfigError(f"{k}={getattr(c, k)}: must be from 0 to 1.")
     check_weights(RECIPES[c.recipe] | c.loss_weights)
 

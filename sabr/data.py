@@ -300,10 +300,11 @@ def read_camus(path, # folder that holds patient0001, patient0002, ... or databa
 
 # %% ../nbs/01_data.ipynb #0000004e
 def read_busi(path, # Dataset_BUSI_with_GT or the folder above it
+              normal:bool=True, # with the images of healthy breasts; most papers score the 647 with a lesion
              ) -> pd.DataFrame: # case table; category benign, malignant or normal
     "BUSI breast ultrasound; several masks of an image are OR-ed, those of `normal` are empty [Al-Dhabyani et al., 2020]."
     root = _folder(path, 'busi'); root, rows = _sub(root, 'dataset_busi_with_gt') or root, []
-    for kind in ('benign', 'malignant', 'normal'):
+    for kind in ('benign', 'malignant', 'normal')[:3 if normal else 2]:
         rows += [dict(case=_stem(f), category=kind, image=str(f), mask=masks) for f, masks in _pairs(*_mixed(_files(root/kind)))]
     return case_table(rows, 'busi', ['background', 'lesion'], 'binary', root, 'benign/benign (1).png and benign/benign (1)_mask.png, malignant/, normal/')
 

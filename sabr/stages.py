@@ -28,7 +28,7 @@ from .infer import predict_labels
 from .losses import RECIPES, REFINE, SUPERVISED
 from .model import load_model, make_network, preset, save_weights
 from .rivals import RivalCallback, RivalLoss, make_rival
-from .semi import Student
+from .semi import Student, always_present
 from .shadow import geometries, imitate_shadow
 from .split import draw_labelled, save_splits, split_cases
 from .train import fit, run_logger
@@ -114,17 +114,18 @@ def inception(cfg:RunConfig, run) -> dict:
 # %% ../nbs/18_stages.ipynb #0000000d
 PLAIN = dict(default=dict(segment=1.), published=SUPERVISED) # of labelled images alone
 
-def student(cfg:RunConfig) -> list: # callbacks of pretraining
+def student(cfg:RunConfig, run, shadow:float, warm:float) -> list: # callbacks
     "The default recipe's harder batches; the published recipe has none."
     if cfg.recipe == 'published': return []
     ask = bool((RECIPES['default'] | cfg.loss_weights)['consistency'])
-    return [Student(cfg.tau, cfg.warm, cfg.mix, cfg.photometric, cfg.shadow_share, ask)]
+    labels = run.cache.batch(np.flatnonzero((run.cases.split == 'train') & run.cases.labelled))[1]
+    return [Student(cfg.tau, warm, cfg.mix, cfg.photometric, shadow, cfg.told, ask, always_present(labels, len(run.cases.attrs['classes'])))]
 
 @stage
 def pretrain(cfg:RunConfig, run) -> dict:
     "Segment and inpaint shadowed images, labelled and not."
     model = new_network(cfg, run)
-    notes = train_stage(cfg, run, 'pretrain', model, RECIPES[cfg.recipe] | cfg.loss_weights, cfg.lr, True, cfg.shadow, student(cfg))
+    notes = train_stage(cfg, run, 'pretrain', model, RECIPES[cfg.recipe] | cfg.loss_weights, cfg.lr, True, cfg.shadow, student(cfg, run, cfg.shadow_share, cfg.warm))
     return notes | inpainting_quality(cfg, run)
 
 @torch.no_grad()
@@ -154,9 +155,10 @@ def inpainting_quality(cfg:RunConfig, run) -> dict:
 # %% ../nbs/18_stages.ipynb #0000000f
 @stage
 def finetune(cfg:RunConfig, run) -> dict:
-    "CE + Dice on real labelled images, from the pretrained network."
+    "On real images, from the pretrained network. Published: labelled ones; default: unlabelled ones too, by the teacher's answers."
     model = load_model(weights_path(cfg, run.out, 'pretrain'), len(run.cases.attrs['classes']))[0]
-    return train_stage(cfg, run, 'finetune', model, PLAIN[cfg.recipe], cfg.finetune_lr)
+    weights = PLAIN[cfg.recipe] | ({'consistency': (RECIPES['default'] | cfg.loss_weights)['consistency']} if cfg.recipe == 'default' else {})
+    return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency')), cbs=student(cfg, run, 0., 0.))
 
 @stage
 def supervised(cfg:RunConfig, run) -> dict:
