@@ -15,7 +15,7 @@ export PYTHONNOUSERSITE = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 unexport PYTHONPATH PYTHONHOME IN_TEST
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lab bench bench-quick readme sync clean
+.PHONY: help env demo test lab bench bench-quick compare readme sync clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ bench: env ## time and memory of all networks, half an hour on two cores: OUT/be
 
 bench-quick: env ## the same at 256 px with one image, minutes
 	@$(BIN)/sabr_bench --quick --out $(OUT) $(ARGS)
+
+compare: env ## default recipe against all rivals on phantoms, an hour on two cores; ARGS="--dataset busi" for your data
+	@$(BIN)/sabr_compare $(ARGS)
 
 readme: env ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/build_readme.py

@@ -103,4 +103,5 @@ def load_network(path, n_classes:int|None=None) -> tuple[nn.Module, dict]: # net
     "Load a `SABRNet` or a `RefineNet` from its weights file."
     state, meta = read_weights(path)
     base = lambda cfg: RefineNet(make_network(cfg), meta['refine_size']) if 'refine_size' in meta else make_network(cfg)
-    return build(base, state, meta, path, n_classes), meta
+    model = build(base, state, meta, path, n_classes); model.single = tuple(meta.get('single', ())) # classes of which only the largest region counts
+    return model, meta

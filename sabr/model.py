@@ -14,7 +14,6 @@ from pathlib import Path
 from itertools import pairwise
 import torch
 from fastcore.basics import patch
-from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn, Tensor
@@ -204,6 +203,7 @@ class UNetEncoder(nn.Module):
     "Four halvings of MONAI's BasicUNet, then shadow-masked attention at 1/16."
     def __init__(self, cfg:SABRConfig):
         super().__init__()
+        from monai.networks.nets.basic_unet import Down, TwoConv  # here, so that prediction with other networks stays light
         f = (*cfg.stem, *cfg.dims)
         self.first = TwoConv(2, cfg.in_channels + 1, f[0], **BLOCK)
         self.downs = nn.ModuleList(Down(2, a, b, **BLOCK) for a, b in pairwise(f))
@@ -225,10 +225,10 @@ class ShadowUNet(SABRNet):
     "A U-Net with the interface of `SABRNet`; it has no style, `z` is not used."
     def __init__(self, cfg:SABRConfig):
         nn.Module.__init__(self)
+        from monai.networks.nets.basic_unet import UpCat
         f = (*cfg.stem, *cfg.dims); self.cfg, self.encoder = cfg, UNetEncoder(cfg)
         self.ups = nn.ModuleList(UpCat(2, a, b, b, **BLOCK, dropout=0., upsample='deconv', halves=i < 3) for i, (a, b) in enumerate(pairwise(f[::-1])))
         self.seg, self.img = nn.Conv2d(f[0], cfg.n_classes, 1), nn.Conv2d(f[0], cfg.in_channels, 1)
-        self.to(memory_format=torch.channels_last)
 
     def style(self, bottleneck:Tensor, z:Tensor|None=None) -> Tensor: return bottleneck.new_zeros(len(bottleneck), 0)
 
