@@ -24,7 +24,7 @@ from .config import RunConfig, make_config, stage_notes
 from .core import ConfigError, SabrError, atomic_path, autocast, pick_device, save_json, load_json, suggest
 from .data import read_case
 from .evaluate import paired_difference, score_cases
-from .infer import keep_largest, predict_labels
+from .infer import hard_labels, predict_labels
 from .losses import RECIPES
 from .rivals import RIVALS
 from .shadow import stress_shadow
@@ -32,9 +32,9 @@ from .stages import STAGES, load_data, weights_path
 
 # %% ../nbs/23_compare.ipynb #491d74fd
 PROTOCOLS = dict(
-    quick = dict(preset='unet_small', image_size=96, batch_size=8, steps=400, finetune_steps=340, refine_steps=60, finetune_lr=7e-4, epochs=5, precision='bf16', shadow='acoustic', valid=.1, test=.4,
+    quick = dict(preset='unet_small', image_size=96, batch_size=8, steps=400, finetune_steps=340, refine_steps=60, finetune_lr=7e-4, refine_lr=3e-4, epochs=5, precision='bf16', shadow='acoustic', valid=.1, test=.4,
                  fractions=(.1,), seeds=(0, 1, 2)),
-    full  = dict(preset='unet', image_size=256, batch_size=16, steps=10_000, finetune_steps=8_000, refine_steps=2_000, finetune_lr=7e-4, epochs=20, precision='bf16', shadow='acoustic', valid=.1, test=.4,
+    full  = dict(preset='unet', image_size=256, batch_size=16, steps=10_000, finetune_steps=8_000, refine_steps=2_000, finetune_lr=7e-4, refine_lr=3e-4, epochs=20, precision='bf16', shadow='acoustic', valid=.1, test=.4,
                  fractions=(.05, .1, .2, .5), seeds=(0, 1, 2)),
     tiny  = dict(preset='unet_small', image_size=32, batch_size=4, steps=2, finetune_steps=1, refine_steps=1, epochs=1, valid=.2, test=.3, fractions=(.5,), seeds=(0, 1)),
 )
@@ -233,7 +233,7 @@ def hard(net, x, cfg): # logits of a batch, for `dice_of`
     with autocast(x.device, cfg.precision): return net(x.to(pick_device(cfg.device)), inpaint=False)['logits'].float().cpu()
 
 def dice_of(logits, truth, single=()) -> float: # (C,S,S), (H,W): mean over foreground classes at native size; both empty = 1
-    y = F.interpolate(logits[None], truth.shape, mode='bilinear', align_corners=False)[0].argmax(0); y, d = keep_largest(y, single), []
+    y = F.interpolate(logits[None], truth.shape, mode='bilinear', align_corners=False)[0]; y, d = hard_labels(y, single), []
     for k in range(1, len(logits)):
         p, t = y == k, truth == k; n = p.sum() + t.sum(); d.append(2 * (p & t).sum() / n if n else 1.)
     return float(np.mean(d))

@@ -56,7 +56,7 @@ def cached_geometry(cache) -> np.ndarray:
 
 # %% ../nbs/18_stages.ipynb #00000007
 NEEDS = dict(inception=(), pretrain=('inception',), supervised=(), finetune=('pretrain',), refine=('finetune',), test=('refine', 'supervised'), rival=())
-STAGES, ORDER = {}, ('inception', 'pretrain', 'finetune', 'supervised', 'refine', 'test', 'rival')
+STAGES, ORDER = {}, ('inception', 'pretrain', 'finetune', 'supervised', 'refine', 'test') # of SABR-Net
 
 def stage(f):
     "Make `f(cfg, run)` a stage: resumable, timed, its needs met first."
@@ -71,7 +71,7 @@ def stage(f):
         if name in (notes := stage_notes(out)): return notes[name]
         run = SimpleNamespace(out=out, bar=bar, device=pick_device(cfg.device), log=log, **vars(data))
         log.info(f'{name} starts on {run.device}'); t0 = time.time() - seconds_before(out, name)
-        set_seed(1000 * cfg.seed + ORDER.index(name))
+        set_seed(1000 * cfg.seed + (*ORDER, 'rival').index(name))
         notes = (f(cfg, run) or {}) | dict(wall_s=round(time.time() - t0, 2))
         finish_stage(out, name, **notes); log.info(f"{name} done in {notes['wall_s']:.1f} s")
         for ckpt in out.glob(f'{name}.ckpt'): ckpt.unlink()
