@@ -175,10 +175,11 @@ def plt_close(fig):
 ABLATIONS = {
     'default': {},
     'no gray-value changes': dict(photometric=0.),
-    'no mixing': dict(mix=0.),
     'no imitated shadows': dict(shadow='none', loss_weights=dict(hole=0.)),
     'no inpainting': dict(loss_weights=dict(hole=0.)),
+    'no must-find rule': dict(must_find=False),
     'no consistency': dict(loss_weights=dict(consistency=0.)),
+    'with CutMix': dict(mix=.5),
 }
 
 def slug(part:str) -> str: return part.replace(' ', '-')

@@ -38,14 +38,16 @@ def predict_labels(model:nn.Module, image:np.ndarray, size:int, precision:str='f
     return hard_labels(predict_logits(model, image, size, precision), getattr(model, 'single', ()))
 
 def hard_labels(logits:Tensor, # (C,H,W)
-                single=(), # classes that are one region in every image: the one with the largest sum of probabilities stays
+                single=(), # classes that are one region in every image: islands go
+                island:float=.5, # regions with less than this share of the largest one's summed probability
                ) -> np.ndarray: # (H,W) uint8
+    "The likeliest class of each pixel."
     y = logits.argmax(0).numpy().astype(np.uint8)
     for k in single:
         regions, n = label_regions(y == k)
         if n > 1:
             mass = np.bincount(regions.flat, logits.softmax(0)[k].flatten().numpy()); mass[0] = 0
-            y[(y == k) & (regions != mass.argmax())] = 0
+            y[(y == k) & (mass < island * mass.max())[regions]] = 0
     return y
 
 # %% ../nbs/15_infer.ipynb #00000008

@@ -86,11 +86,11 @@ class Student(Callback):
     "Makes the training batch harder, and asks the averaged network what the unlabelled images show."
     order, run_valid = 8, False
     def __init__(self, tau:float=.5, # least probability of a pseudo-label
-                 warm:float=.4, # share of the epochs with labelled images only
+                 warm:float=.6, # share of the epochs with labelled images only
                  mix:float=0., # share of images with a box of another one
                  photometric:float=.5, # amount of `photometric`
-                 shadow:float=.5, # share of unlabelled images that keep their imitated shadow
-                 told:float=.5, # share of the shadowed images whose validity mask says where
+                 shadow:float=.25, # share of images that keep their imitated shadow
+                 told:float=.3, # share of the shadowed images whose validity mask says where
                  ask:bool=True, # whether the teacher is asked at all
                  present:dict={}): # of `always_present`
         self.tau, self.warm, self.mix, self.amount, self.share, self.told, self.ask, self.present = tau, warm, mix, photometric, shadow, told, ask, present
@@ -108,8 +108,7 @@ class Student(Callback):
     def before_batch(self):
         (shadowed, valid, z), (image, label, _) = self.xb, self.yb
         pseudo = self.pseudo(image, label)
-        labelled = (label != UNLABELLED).flatten(1).any(1)[:, None, None, None]  # too few to hide anything of them
-        clear = labelled | (torch.rand(len(image), 1, 1, 1).to(image.device) >= self.share)
+        clear = torch.rand(len(image), 1, 1, 1).to(image.device) >= self.share
         silent = clear | (torch.rand(len(image), 1, 1, 1).to(image.device) >= self.told)
         shadowed, valid = torch.where(clear, image, shadowed), torch.where(silent, 1., valid)
         if self.mix:

@@ -119,7 +119,8 @@ def student(cfg:RunConfig, run, shadow:float, warm:float) -> list: # callbacks
     "The default recipe's harder batches; the published recipe has none."
     if cfg.recipe == 'published': return []
     ask = bool((RECIPES['default'] | cfg.loss_weights)['consistency'])
-    return [Student(cfg.tau, warm, cfg.mix, cfg.photometric, shadow, cfg.told, ask, always_present(known_labels(run), len(run.cases.attrs['classes'])))]
+    present = always_present(known_labels(run), len(run.cases.attrs['classes'])) if cfg.must_find else {}
+    return [Student(cfg.tau, warm, cfg.mix, cfg.photometric, shadow, cfg.told, ask, present)]
 
 @stage
 def pretrain(cfg:RunConfig, run) -> dict:
@@ -155,10 +156,11 @@ def inpainting_quality(cfg:RunConfig, run) -> dict:
 # %% ../nbs/18_stages.ipynb #0000000f
 @stage
 def finetune(cfg:RunConfig, run) -> dict:
-    "On real images, from the pretrained network. Published: labelled ones; default: unlabelled ones too, by the teacher's answers."
+    "Segmentation only, from the pretrained network. Published: labelled images as they are; default: the harder batches go on, half of them unlabelled."
     model = load_model(weights_path(cfg, run.out, 'pretrain'), len(run.cases.attrs['classes']))[0]
     weights = PLAIN[cfg.recipe] | ({'consistency': (RECIPES['default'] | cfg.loss_weights)['consistency']} if cfg.recipe == 'default' else {})
-    return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency')), cbs=student(cfg, run, 0., 0.))
+    return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency')), cfg.shadow if cfg.recipe == 'default' else 'none',
+                       student(cfg, run, cfg.shadow_share, 0.))
 
 @stage
 def supervised(cfg:RunConfig, run) -> dict:
