@@ -32,9 +32,9 @@ from .stages import STAGES, load_data, weights_path
 
 # %% ../nbs/23_compare.ipynb #491d74fd
 PROTOCOLS = dict(
-    quick = dict(preset='unet_small', image_size=96, batch_size=8, steps=400, finetune_steps=340, refine_steps=60, finetune_lr=7e-4, refine_lr=3e-4, epochs=5, precision='bf16', shadow='acoustic', valid=.1, test=.4,
+    quick = dict(preset='unet_small', image_size=96, batch_size=8, steps=620, finetune_steps=120, refine_steps=60, finetune_lr=2e-4, refine_lr=3e-4, epochs=5, precision='bf16', shadow='acoustic', valid=.1, test=.4,
                  fractions=(.1,), seeds=(0, 1, 2)),
-    full  = dict(preset='unet', image_size=256, batch_size=16, steps=10_000, finetune_steps=8_000, refine_steps=2_000, finetune_lr=7e-4, refine_lr=3e-4, epochs=20, precision='bf16', shadow='acoustic', valid=.1, test=.4,
+    full  = dict(preset='unet', image_size=256, batch_size=16, steps=15_000, finetune_steps=3_000, refine_steps=2_000, finetune_lr=2e-4, refine_lr=3e-4, epochs=20, precision='bf16', shadow='acoustic', valid=.1, test=.4,
                  fractions=(.05, .1, .2, .5), seeds=(0, 1, 2)),
     tiny  = dict(preset='unet_small', image_size=32, batch_size=4, steps=2, finetune_steps=1, refine_steps=1, epochs=1, valid=.2, test=.3, fractions=(.5,), seeds=(0, 1)),
 )

@@ -47,7 +47,7 @@ class RunConfig:
     photometric: float = .5 # default recipe: how much gain, contrast, speckle ... are changed; 0 to 1
     tau: float = .5 # default recipe: least probability of a pseudo-label
     must_find: bool = True # default recipe: an image in which the teacher misses what labelled images always show teaches nothing
-    warm: float = .6 # default recipe: share of pretraining on labelled images only
+    warm: float = .4 # default recipe: share of pretraining on labelled images only
     max_hole: float = .7 # largest share of an image that a free-form hole may hide; published: 1
     loss_weights: dict = field(default_factory=dict) # pretraining terms that differ from the recipe's; 0 switches a term off
     split_seed: int = 0 # draws the test, validation and training patients

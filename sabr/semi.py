@@ -86,7 +86,7 @@ class Student(Callback):
     "Makes the training batch harder, and asks the averaged network what the unlabelled images show."
     order, run_valid = 8, False
     def __init__(self, tau:float=.5, # least probability of a pseudo-label
-                 warm:float=.6, # share of the epochs with labelled images only
+                 warm:float=.4, # share of the epochs with labelled images only
                  mix:float=0., # share of images with a box of another one
                  photometric:float=.5, # amount of `photometric`
                  shadow:float=.25, # share of images that keep their imitated shadow

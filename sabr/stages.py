@@ -85,13 +85,13 @@ def seconds_before(out:Path, name:str) -> float:
     h = pd.read_csv(out/'history.csv'); return float(h[h.stage == name].seconds.sum())
 
 # %% ../nbs/18_stages.ipynb #00000009
-def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unlabelled=False, shadow='none', cbs=(), loss=None, anneal=.5, **meta) -> dict:
+def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unlabelled=False, shadow='none', cbs=(), loss=None, schedule={}, **meta) -> dict:
     "Fit, save both sets of weights, return the notes."
     model.to(run.device); epochs = min(cfg.epochs, cfg.stage_steps(name)); per_epoch = -(-cfg.stage_steps(name) // epochs)
     dls = case_loaders(run.cache, run.cases, per_epoch, cfg.batch_size, unlabelled, shadow, model.cfg.z_dim, run.geoms, run.device, cfg.max_hole)
     key = fingerprint({k: v for k, v in asdict(cfg).items() if k not in FREE}, run.cache.fingerprint)
     net, best, rows = fit(model, dls, weights, epochs, name, run.out, lr, precision=cfg.precision, compile=cfg.compile, size=cfg.image_size,
-                          half_life=cfg.half_life, key=key, bar=run.bar, loss=loss, cbs=cbs, anneal=anneal)
+                          half_life=cfg.half_life, key=key, bar=run.bar, loss=loss, cbs=cbs, **schedule)
     meta |= dict(classes=run.cases.attrs['classes'], image_size=cfg.image_size, stage=name)
     judged = net.scored() if hasattr(net, 'scored') else net
     save_weights(judged, run.out/f'{name}.safetensors', **meta)
@@ -126,7 +126,7 @@ def student(cfg:RunConfig, run, shadow:float, warm:float) -> list: # callbacks
 def pretrain(cfg:RunConfig, run) -> dict:
     "Segment and inpaint shadowed images, labelled and not."
     model = new_network(cfg, run)
-    notes = train_stage(cfg, run, 'pretrain', model, RECIPES[cfg.recipe] | cfg.loss_weights, cfg.lr, True, cfg.shadow, student(cfg, run, cfg.shadow_share, cfg.warm), anneal=.5 if cfg.recipe == 'published' else 1.)
+    notes = train_stage(cfg, run, 'pretrain', model, RECIPES[cfg.recipe] | cfg.loss_weights, cfg.lr, True, cfg.shadow, student(cfg, run, cfg.shadow_share, cfg.warm), schedule={} if cfg.recipe == 'published' else dict(anneal=0., end=.2)) # fine-tuning goes on from there
     return notes | inpainting_quality(cfg, run)
 
 @torch.no_grad()
@@ -156,11 +156,10 @@ def inpainting_quality(cfg:RunConfig, run) -> dict:
 # %% ../nbs/18_stages.ipynb #0000000f
 @stage
 def finetune(cfg:RunConfig, run) -> dict:
-    "Segmentation only, from the pretrained network. Published: labelled images as they are; default: the harder batches go on, half of them unlabelled."
+    "Segmentation only, from the pretrained network. Published: labelled images as they are; default: nothing is shadowed any more, half of a batch is unlabelled."
     model = load_model(weights_path(cfg, run.out, 'pretrain'), len(run.cases.attrs['classes']))[0]
     weights = PLAIN[cfg.recipe] | ({'consistency': (RECIPES['default'] | cfg.loss_weights)['consistency']} if cfg.recipe == 'default' else {})
-    return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency')), cfg.shadow if cfg.recipe == 'default' else 'none',
-                       student(cfg, run, cfg.shadow_share, 0.))
+    return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency')), cbs=student(cfg, run, 0., 0.))
 
 @stage
 def supervised(cfg:RunConfig, run) -> dict:

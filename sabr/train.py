@@ -249,12 +249,12 @@ def fit(model:nn.Module, # changed in place; on its device
         stage:str='train', out_dir='.', # name in the history; folder of history, log and checkpoint
         lr:float=1e-3, size:int=128, # learning rate; image side, for the critics
         nets=None, # helpers of the terms; made when None
-        checkpoint:bool=True, key:str='', bar:bool=True, compile:bool=False, anneal:float=.5, # share of the steps before the rate falls (cosine); 1: it never does
+        checkpoint:bool=True, key:str='', bar:bool=True, compile:bool=False, anneal:float=.5, end:float=.02, # share of the steps before the rate falls, in a cosine, to this share of itself
         cbs=(), **kw): # kw: of `make_learner`
     "Train; returns (averaged network, state dict of the best epoch, rows of the history)."
     nets, log = nets or make_nets(model, size, weights), run_logger(out_dir)
     history, ckpt = HistoryCallback(stage, out_dir), CheckpointCallback(Path(out_dir)/f'{stage}.ckpt' if checkpoint else None, key)
-    sched = ParamScheduler(dict(lr=combine_scheds([anneal, 1 - anneal], [SchedNo(lr, lr), SchedCos(lr, lr / 50)]) if anneal < 1 else SchedNo(lr, lr)))
+    sched = ParamScheduler(dict(lr=combine_scheds([anneal, 1 - anneal], [SchedNo(lr, lr), SchedCos(lr, lr * end)])))
     learn = make_learner(model, dls, weights, nets, lr, cbs=[sched, history, ckpt, *([CompileCallback(log)] if compile else []), *cbs], **kw)
     learn.create_opt(); learn.ema.before_fit(); start = ckpt.resume()
     if start: log.info(f'{stage} goes on after epoch {start}/{epochs}')
