@@ -23,7 +23,7 @@ class RunConfig:
     out_dir: str = 'runs/quick' # run folder
     label_fraction: float = .25 # share of the training images whose labels may be read, in (0,1]
     seed: int = 0 # draws the labelled subset, the initial weights and the batches
-    preset: str = 'tiny' # network: tiny, small, base, unet or paper
+    preset: str = 'tiny' # network: tiny, small, base, unet_small, unet or paper
     recipe: str = 'default' # default, or published
     rival: str = '' # which rival the stage `rival` trains
     image_size: int = 64 # side in pixels that images are stretched to

@@ -211,13 +211,15 @@ class UNetEncoder(nn.Module):
 
     def forward(self, image:Tensor, # (B,C,H,W) in [0,1], sizes multiples of 16
                 valid:Tensor|None=None, # (B,1,H,W), 1 = seen; None = all seen
+                masks:list|None=None, # collects (name of the layer, mask after it), for pictures
                ) -> list[Tensor]: # features at 1, 1/2, 1/4, 1/8, 1/16
         x = image * 2 - 1 if valid is None else torch.where(valid > 0, image * 2 - 1, 0)
         told = torch.full_like(x[:, :1], .5) if valid is None else valid - .5
         feats = [self.first(torch.cat([told, x], 1))]
         for down in self.downs: feats.append(down(feats[-1]))
         m = None if valid is None else F.max_pool2d(valid, 16)  # a token is seen where any of its pixels is
-        feats[-1] = self.stage(feats[-1], m)[0]
+        if masks is not None and m is not None: masks += [('input', valid[:, 0]), ('halved four times', m[:, 0])]
+        feats[-1] = self.stage(feats[-1], m, masks)[0]
         return feats
 
 # %% ../nbs/07_model.ipynb #431bece9

@@ -25,7 +25,7 @@ from .boundary import DIRECTIONS, load_network
 from .core import DataError, atomic_path, pick_device, suggest
 from .data import read_case
 from .infer import PALETTE, Predictor
-from .model import Encoder, load_model, preset
+from .model import make_network, pad_inputs, load_model, preset
 from .shadow import imitate_shadow
 
 # %% ../nbs/16_plots.ipynb #00000005
@@ -152,7 +152,7 @@ def mask_panels(name:str, # preset
                 image, valid, # (1,1,H,W) float in [0,1]; 1 = seen, 0 = hidden
                 aspect:float=1.) -> Figure:
     "The image below the validity mask after each layer of the encoder (method section 2)."
-    Encoder(preset(name)).eval()(image, valid, masks := [])
+    make_network(preset(name)).eval().encoder(*pad_inputs(image, valid), masks := [])
     fig, axs = panels(-(-len(masks)//6), 6, aspect, 1.4); light = .15 + .85*image[0, 0].numpy()
     for ax, (layer, m) in zip(axs.flat, masks):
         m = m[0].float(); k = [-(-a//b) for a, b in zip(light.shape, m.shape)]; big = np.kron(m.numpy(), np.ones(k))[:light.shape[0], :light.shape[1]]
