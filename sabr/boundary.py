@@ -103,5 +103,5 @@ def load_network(path, n_classes:int|None=None) -> tuple[nn.Module, dict]: # net
     "Load a `SABRNet` or a `RefineNet` from its weights file."
     state, meta = read_weights(path)
     base = lambda cfg: RefineNet(make_network(cfg), meta['refine_size']) if 'refine_size' in meta else make_network(cfg)
-    model = build(base, state, meta, path, n_classes); model.single = tuple(meta.get('single', ())) # classes of which only the largest region counts
+    model = build(base, state, meta, path, n_classes); model.single, model.mirror = tuple(meta.get('single', ())), meta.get('mirror', False) # of `infer`: classes that are one region; look twice
     return model, meta

@@ -24,7 +24,7 @@ from .config import RunConfig, make_config, stage_notes
 from .core import ConfigError, SabrError, atomic_path, autocast, pick_device, save_json, load_json, suggest
 from .data import read_case
 from .evaluate import paired_difference, score_cases
-from .infer import hard_labels, predict_labels
+from .infer import hard_labels, network_logits, predict_labels
 from .losses import RECIPES
 from .rivals import RIVALS
 from .shadow import stress_shadow
@@ -32,9 +32,9 @@ from .stages import STAGES, load_data, weights_path
 
 # %% ../nbs/23_compare.ipynb #491d74fd
 PROTOCOLS = dict(
-    quick = dict(preset='unet_small', image_size=96, batch_size=8, steps=620, finetune_steps=120, refine_steps=60, finetune_lr=2e-4, refine_lr=3e-4, epochs=5, precision='bf16', shadow='acoustic', valid=.1, test=.4,
+    quick = dict(preset='unet_small', image_size=96, batch_size=8, steps=400, finetune_steps=340, refine_steps=60, finetune_lr=7e-4, refine_lr=3e-4, epochs=5, precision='bf16', shadow='acoustic', valid=.1, test=.4,
                  fractions=(.1,), seeds=(0, 1, 2)),
-    full  = dict(preset='unet', image_size=256, batch_size=16, steps=15_000, finetune_steps=3_000, refine_steps=2_000, finetune_lr=2e-4, refine_lr=3e-4, epochs=20, precision='bf16', shadow='acoustic', valid=.1, test=.4,
+    full  = dict(preset='unet', image_size=256, batch_size=16, steps=10_000, finetune_steps=8_000, refine_steps=2_000, finetune_lr=7e-4, refine_lr=3e-4, epochs=20, precision='bf16', shadow='acoustic', valid=.1, test=.4,
                  fractions=(.05, .1, .2, .5), seeds=(0, 1, 2)),
     tiny  = dict(preset='unet_small', image_size=32, batch_size=4, steps=2, finetune_steps=1, refine_steps=1, epochs=1, valid=.2, test=.3, fractions=(.5,), seeds=(0, 1)),
 )
@@ -70,11 +70,14 @@ def train_run(cfg:RunConfig, data=None) -> dict: # image_passes and wall_s of th
 
 # %% ../nbs/23_compare.ipynb #8ae07b8a
 def score_run(cfg:RunConfig, data, # of `load_data`
-              stage:str='') -> pd.DataFrame: # of `score_cases`
+              stage:str='', # another than the last
+              plain:bool=False, # without the mirror image and with all islands
+             ) -> pd.DataFrame: # of `score_cases`
     "Test scores of a trained run, read from its folder where they are there already."
-    path = Path(cfg.out_dir)/f'test_{stage or run_stages(cfg)[-1]}.csv'
+    path = Path(cfg.out_dir)/f"test_{stage or run_stages(cfg)[-1]}{'_plain' if plain else ''}.csv"
     if path.exists(): return pd.read_csv(path, dtype=dict(case=str, patient=str))
     model = load_network(final(cfg, stage))[0].to(pick_device(cfg.device))
+    if plain: model.single, model.mirror = (), False
     table = score_cases(data.cases[data.cases.split == 'test'], lambda row, image: predict_labels(model, image, cfg.image_size, cfg.precision), progress=False)
     with atomic_path(path) as tmp: table.to_csv(tmp, index=False)
     return table
@@ -193,8 +196,8 @@ def ablate(base:RunConfig, parts=tuple(ABLATIONS), fraction:float=.1, seeds=(0, 
         for part in dict.fromkeys(('default', *parts)):
             cfg = run_config(base, 'default', fraction, s, slug(part), **ABLATIONS[part])
             data = load_data(cfg, False); cost = train_run(cfg, data)
-            for name, stage in ((part, ''), *([('no refinement', 'finetune')] if part == 'default' else [])):
-                table = score_run(cfg, data, stage); scores.setdefault(name, []).append(table)
+            for name, *how in ((part,), *([('no refinement', 'finetune'), ('no mirror image, islands stay', '', True)] if part == 'default' else [])):
+                table = score_run(cfg, data, *how); scores.setdefault(name, []).append(table)
                 rows.append(result_row(cfg, name, protocol, table, cost)); say(f'{name} seed {s}: Dice {rows[-1]["dice"]:.3f}, HD95 {rows[-1]["hd95"]:.1f}')
             write(pd.DataFrame(rows).rename(columns=dict(method='part')), base.out_dir, 'ablate.csv')
     out = pd.DataFrame(rows).rename(columns=dict(method='part'))
@@ -231,7 +234,7 @@ def stress(base:RunConfig, methods=METHODS, fraction:float=.1, seeds=(0, 1, 2), 
     out = pd.DataFrame(rows).drop(columns=['jaccard', 'hd95', 'asd', 'n_misses']); write(out, base.out_dir, 'stress.csv'); return out
 
 def hard(net, x, cfg): # logits of a batch, for `dice_of`
-    with autocast(x.device, cfg.precision): return net(x.to(pick_device(cfg.device)), inpaint=False)['logits'].float().cpu()
+    with autocast(pick_device(cfg.device), cfg.precision): return network_logits(net, x.to(pick_device(cfg.device))).cpu()
 
 def dice_of(logits, truth, single=()) -> float: # (C,S,S), (H,W): mean over foreground classes at native size; both empty = 1
     y = F.interpolate(logits[None], truth.shape, mode='bilinear', align_corners=False)[0]; y, d = hard_labels(y, single), []

@@ -41,13 +41,13 @@ class RunConfig:
     refine_lr: float = 1e-3 # learning rate of boundary refinement
     half_life: float = 1e4 # images after which the weight of the past in the averaged network is halved
     shadow: str = 'mixed' # imitated shadows of pretraining: mixed, acoustic, freeform (published) or none
-    shadow_share: float = .25 # default recipe: share of the images that are shadowed
-    told: float = .3 # default recipe: share of the shadowed images whose mask says where the shadow is
+    shadow_share: float = .5 # default recipe: share of the images that are seen a second time, in shadow
+    told: float = .3 # default recipe: share of these whose mask says where the shadow is
     mix: float = 0. # default recipe: share of the images with a box of another one
     photometric: float = .5 # default recipe: how much gain, contrast, speckle ... are changed; 0 to 1
     tau: float = .5 # default recipe: least probability of a pseudo-label
     must_find: bool = True # default recipe: an image in which the teacher misses what labelled images always show teaches nothing
-    warm: float = .4 # default recipe: share of pretraining on labelled images only
+    warm: float = .6 # default recipe: share of pretraining on labelled images only
     max_hole: float = .7 # largest share of an image that a free-form hole may hide; published: 1
     loss_weights: dict = field(default_factory=dict) # pretraining terms that differ from the recipe's; 0 switches a term off
     split_seed: int = 0 # draws the test, validation and training patients

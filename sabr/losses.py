@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['UNLABELLED', 'TERMS', 'CE_TEMPERATURE', 'DICE_TEMPERATURE', 'PUBLISHED', 'SUPERVISED', 'DEFAULT', 'RECIPES', 'PLAIN',
-           'REFINE', 'REFINES', 'EVERY', 'Batch', 'frozen_features', 'term', 'labelled_ce', 'labelled_dice', 'ce',
-           'dice', 'one_hot', 'masked_dice', 'pixel_loss', 'segment', 'consistency', 'hole', 'feature', 'gram_matrix',
-           'gram', 'adv_img', 'adv_seg', 'match', 'path', 'coarse', 'coarse_segment', 'refined', 'boundary',
-           'direction', 'check_weights', 'RecipeLoss']
+           'REFINE', 'REFINES', 'EVERY', 'Batch', 'frozen_features', 'frozen_statistics', 'term', 'labelled_ce',
+           'labelled_dice', 'ce', 'dice', 'one_hot', 'masked_dice', 'pixel_loss', 'segment', 'shadow', 'consistency',
+           'hole', 'feature', 'gram_matrix', 'gram', 'adv_img', 'adv_seg', 'match', 'path', 'coarse', 'coarse_segment',
+           'refined', 'boundary', 'direction', 'check_weights', 'RecipeLoss']
 
 # %% ../nbs/10_losses.ipynb #00000002
+from contextlib import contextmanager
 from functools import cached_property
 import torch
 from monai.losses import DiceLoss
@@ -31,8 +32,9 @@ class Batch:
                  valid:Tensor|None=None, # (B,1,H,W) 1 = seen; None = nothing hidden
                  nets=None, # has encoder, img_d, seg_d, path (each may be None)
                  pseudo:Tensor|None=None, # (B,H,W) class indices that a teacher gave, `UNLABELLED` where it gave none
+                 views=None, # second views of some images, in shadow: (images, validity, which ones)
                 ):
-        self.out, self.image, self.label, self.pseudo, self.nets = out, image, label, pseudo, nets
+        self.out, self.image, self.label, self.pseudo, self.nets, self.views = out, image, label, pseudo, nets, views
         self.valid = torch.ones_like(image[:, :1]) if valid is None else valid
 
     @cached_property
@@ -45,12 +47,25 @@ class Batch:
     def borders(self): return boundary_targets(self.label, boundary_width(self.label.shape[-1]))  # needs labels everywhere
     @cached_property
     def seg_fake(self): return self.nets.seg_d(self.out['inpainted'].detach(), self.probs)
+    @cached_property
+    def second(self) -> dict: # the network's output for the second views
+        with frozen_statistics(self.nets.student): return self.nets.student(*self.views[:2])
 
 # %% ../nbs/10_losses.ipynb #00000006
 def frozen_features(encoder:nn.Module, image:Tensor, grad:bool=True) -> list[Tensor]:
     "The network's own encoder as a fixed feature extractor: gradients reach the image, never the weights (method section 3)."
     weights = {k: v.detach() for k, v in encoder.named_parameters()}
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()): return functional_call(encoder, weights, (image,))[1:]
+
+# %% ../nbs/10_losses.ipynb #36d1ace8
+@contextmanager
+def frozen_statistics(net:nn.Module):
+    "Inside, batch normalisation uses the statistics of the batch and remembers nothing of them."
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]; kept = [m.momentum for m in norms]
+    for m in norms: m.momentum = 0.
+    try: yield
+    finally:
+        for m, k in zip(norms, kept): m.momentum = k
 
 # %% ../nbs/10_losses.ipynb #0000000d
 TERMS = {}
@@ -102,6 +117,13 @@ def segment(b:Batch) -> Tensor:
     return pixel_loss(b.out['logits'], b.label, (b.label != UNLABELLED).sum())
 
 @term
+def shadow(b:Batch) -> Tensor:
+    "CE + Dice of the second views, which are in shadow: what is known, and what the teacher says of the clean image."
+    if b.views is None: return b.out['logits'].sum() * 0
+    i = b.views[2]; y = torch.where(b.label[i] != UNLABELLED, b.label[i], UNLABELLED if b.pseudo is None else b.pseudo[i])
+    return pixel_loss(b.second['logits'], y, (y != UNLABELLED).sum())
+
+@term
 def consistency(b:Batch) -> Tensor:
     "CE + Dice of the pixels that the teacher labelled."
     return b.out['logits'].sum() * 0 if b.pseudo is None else pixel_loss(b.out['logits'], b.pseudo, (b.label == UNLABELLED).sum())
@@ -110,8 +132,9 @@ def consistency(b:Batch) -> Tensor:
 @term
 def hole(b:Batch) -> Tensor:
     "Mean absolute error of the painted image where it was hidden."
-    h = 1 - b.valid
-    return ((b.out['image'].float() - b.image).abs() * h).sum() / (h.sum() * b.image.shape[1]).clamp_min(1)
+    out, image, valid = (b.out, b.image, b.valid) if b.views is None else (b.second, b.image[b.views[2]], b.views[1])
+    h = 1 - valid
+    return ((out['image'].float() - image).abs() * h).sum() / (h.sum() * b.image.shape[1]).clamp_min(1)
 
 @term
 def feature(b:Batch) -> Tensor:
@@ -181,7 +204,7 @@ def direction(b:Batch) -> Tensor:
 # %% ../nbs/10_losses.ipynb #0000001f
 PUBLISHED = dict(ce=1., dice=1., hole=10., feature=10., gram=250., adv_img=1., adv_seg=1., match=2., path=2.)
 SUPERVISED = dict(ce=1., dice=1.)
-DEFAULT = dict(segment=1., consistency=.3, hole=.5)
+DEFAULT = dict(segment=1., consistency=.3, shadow=.3, hole=.3)
 RECIPES = dict(default=DEFAULT, published=PUBLISHED) # of pretraining
 PLAIN = dict(default=dict(segment=1.), published=SUPERVISED) # of labelled images alone
 REFINE = dict(coarse=.5, boundary=1., direction=1., refined=1.)
@@ -203,8 +226,8 @@ class RecipeLoss:
                 ):
         self.weights, self.nets, self.parts, self.step = check_weights(weights), nets, {}, 0
 
-    def __call__(self, out:dict, image:Tensor, label:Tensor, valid:Tensor|None=None, pseudo:Tensor|None=None) -> Tensor:
-        b, total, self.parts = Batch(out, image, label, valid, self.nets, pseudo), out['logits'].sum() * 0, {}
+    def __call__(self, out:dict, image:Tensor, label:Tensor, valid:Tensor|None=None, pseudo:Tensor|None=None, views=None) -> Tensor:
+        b, total, self.parts = Batch(out, image, label, valid, self.nets, pseudo, views), out['logits'].sum() * 0, {}
         for name, w in self.weights.items():
             if self.step % EVERY.get(name, 1) or not (torch.is_grad_enabled() or name in ('ce', 'dice', 'segment')): continue
             v = TERMS[name](b); self.parts[name] = v.detach()

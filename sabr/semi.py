@@ -86,11 +86,11 @@ class Student(Callback):
     "Makes the training batch harder, and asks the averaged network what the unlabelled images show."
     order, run_valid = 8, False
     def __init__(self, tau:float=.5, # least probability of a pseudo-label
-                 warm:float=.4, # share of the epochs with labelled images only
+                 warm:float=.6, # share of the epochs with labelled images only
                  mix:float=0., # share of images with a box of another one
                  photometric:float=.5, # amount of `photometric`
-                 shadow:float=.25, # share of images that keep their imitated shadow
-                 told:float=.3, # share of the shadowed images whose validity mask says where
+                 shadow:float=.5, # share of images that are seen a second time, in an imitated shadow
+                 told:float=.3, # share of these whose validity mask says where the shadow is
                  ask:bool=True, # whether the teacher is asked at all
                  present:dict={}): # of `always_present`
         self.tau, self.warm, self.mix, self.amount, self.share, self.told, self.ask, self.present = tau, warm, mix, photometric, shadow, told, ask, present
@@ -108,12 +108,14 @@ class Student(Callback):
     def before_batch(self):
         (shadowed, valid, z), (image, label, _) = self.xb, self.yb
         pseudo = self.pseudo(image, label)
-        clear = torch.rand(len(image), 1, 1, 1).to(image.device) >= self.share
-        silent = clear | (torch.rand(len(image), 1, 1, 1).to(image.device) >= self.told)
-        shadowed, valid = torch.where(clear, image, shadowed), torch.where(silent, 1., valid)
         if self.mix:
             m, other = boxes(len(image), image.shape[-1], p=self.mix, device=image.device) > 0, torch.randperm(len(image)).to(image.device)
             put = lambda v: torch.where(m if v.ndim == 4 else m[:, 0], v[other], v)
             shadowed, valid, image, label, pseudo = map(put, (shadowed, valid, image, label, pseudo))
+        extra = (torch.rand(len(image)) < self.share).nonzero()[:, 0].to(image.device) if self.share else ()
         shadowed, image = photometric(torch.cat([shadowed, image], 1), self.amount).chunk(2, 1)
-        self.learn.xb, self.learn.yb = (shadowed, valid, z), (image, label, valid, pseudo)
+        views = None
+        if len(extra):
+            told = (torch.rand(len(extra), 1, 1, 1) < self.told).to(image.device)
+            views = shadowed[extra], torch.where(told, valid[extra], 1.), extra
+        clear = torch.ones_like(valid); self.learn.xb, self.learn.yb = (image, clear, z), (image, label, clear, pseudo, views)

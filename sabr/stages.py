@@ -126,7 +126,7 @@ def student(cfg:RunConfig, run, shadow:float, warm:float) -> list: # callbacks
 def pretrain(cfg:RunConfig, run) -> dict:
     "Segment and inpaint shadowed images, labelled and not."
     model = new_network(cfg, run)
-    notes = train_stage(cfg, run, 'pretrain', model, RECIPES[cfg.recipe] | cfg.loss_weights, cfg.lr, True, cfg.shadow, student(cfg, run, cfg.shadow_share, cfg.warm), schedule={} if cfg.recipe == 'published' else dict(anneal=0., end=.2)) # fine-tuning goes on from there
+    notes = train_stage(cfg, run, 'pretrain', model, RECIPES[cfg.recipe] | cfg.loss_weights, cfg.lr, True, cfg.shadow, student(cfg, run, cfg.shadow_share, cfg.warm), schedule={} if cfg.recipe == 'published' else dict(end=.7)) # fine-tuning goes on from there
     return notes | inpainting_quality(cfg, run)
 
 @torch.no_grad()
@@ -156,10 +156,11 @@ def inpainting_quality(cfg:RunConfig, run) -> dict:
 # %% ../nbs/18_stages.ipynb #0000000f
 @stage
 def finetune(cfg:RunConfig, run) -> dict:
-    "Segmentation only, from the pretrained network. Published: labelled images as they are; default: nothing is shadowed any more, half of a batch is unlabelled."
+    "Segmentation only, from the pretrained network. Published: labelled images as they are; default: the harder batches go on, half of them unlabelled."
     model = load_model(weights_path(cfg, run.out, 'pretrain'), len(run.cases.attrs['classes']))[0]
     weights = PLAIN[cfg.recipe] | ({'consistency': (RECIPES['default'] | cfg.loss_weights)['consistency']} if cfg.recipe == 'default' else {})
-    return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency')), cbs=student(cfg, run, 0., 0.))
+    return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency')), cfg.shadow if cfg.recipe == 'default' else 'none',
+                       student(cfg, run, cfg.shadow_share, 0.))
 
 @stage
 def supervised(cfg:RunConfig, run) -> dict:
@@ -180,7 +181,7 @@ def refine(cfg:RunConfig, run) -> dict:
     base = load_model(weights_path(cfg, run.out, 'finetune'), len(run.cases.attrs['classes']))[0]
     single = always_single(known_labels(run), len(run.cases.attrs['classes'])) if cfg.recipe == 'default' else []
     return train_stage(cfg, run, 'refine', RefineNet(base, cfg.image_size), REFINES[cfg.recipe], cfg.refine_lr, cbs=student(cfg, run, 0., 1.),
-                       refine_size=cfg.image_size, single=single)
+                       refine_size=cfg.image_size, single=single, mirror=cfg.recipe == 'default')
 
 # %% ../nbs/18_stages.ipynb #00000013
 SCORED = ('supervised', 'pretrain', 'finetune', 'refine')

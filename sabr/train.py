@@ -104,6 +104,7 @@ def make_nets(model, size:int, weights:dict, width:int=0, # first channels of th
     width = width or min(64, max(8, model.cfg.stem[0] // 2))
     cfg, on, dev = model.cfg, lambda *k: any(weights.get(x) for x in k), next(model.parameters()).device
     return SimpleNamespace(
+        student=model if on('shadow', 'hole') else None,
         encoder=model.encoder if on('feature', 'gram') else None,
         img_d=ImageDiscriminator(size, cfg.in_channels, width).to(dev) if on('adv_img') else None,
         seg_d=SegDiscriminator(size, cfg.in_channels + cfg.n_classes, width).to(dev) if on('adv_seg', 'match') else None,
