@@ -60,12 +60,12 @@ def frozen_features(encoder:nn.Module, image:Tensor, grad:bool=True) -> list[Ten
 # %% ../nbs/10_losses.ipynb #36d1ace8
 @contextmanager
 def frozen_statistics(net:nn.Module):
-    "Inside, batch normalisation uses the statistics of the batch and remembers nothing of them."
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]; kept = [m.momentum for m in norms]
-    for m in norms: m.momentum = 0.
+    "Inside, batch normalisation uses what it remembers, as at test time, and remembers nothing new."
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for m in norms: m.eval()
     try: yield
     finally:
-        for m, k in zip(norms, kept): m.momentum = k
+        for m in norms: m.train()
 
 # %% ../nbs/10_losses.ipynb #0000000d
 TERMS = {}
