@@ -178,9 +178,10 @@ def plt_close(fig):
 ABLATIONS = {
     'default': {},
     'no gray-value changes': dict(photometric=0.),
-    'no imitated shadows': dict(shadow='none', loss_weights=dict(hole=0.)),
+    'no imitated shadows': dict(shadow='none', loss_weights=dict(shadow=0., hole=0.)),
     'no inpainting': dict(loss_weights=dict(hole=0.)),
     'no must-find rule': dict(must_find=False),
+    'no shadow consistency': dict(loss_weights=dict(shadow=0.)),
     'no consistency': dict(loss_weights=dict(consistency=0.)),
     'with CutMix': dict(mix=.5),
 }

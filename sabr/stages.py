@@ -118,7 +118,8 @@ def known_labels(run): return run.cache.batch(np.flatnonzero((run.cases.split ==
 def student(cfg:RunConfig, run, shadow:float, warm:float) -> list: # callbacks
     "The default recipe's harder batches; the published recipe has none."
     if cfg.recipe == 'published': return []
-    ask = bool((RECIPES['default'] | cfg.loss_weights)['consistency'])
+    weights = RECIPES['default'] | cfg.loss_weights; ask = bool(weights['consistency'] or weights['shadow'])
+    if not (weights['shadow'] or weights['hole']): shadow = 0.
     present = always_present(known_labels(run), len(run.cases.attrs['classes'])) if cfg.must_find else {}
     return [Student(cfg.tau, warm, cfg.mix, cfg.photometric, shadow, cfg.told, ask, present)]
 
@@ -158,8 +159,9 @@ def inpainting_quality(cfg:RunConfig, run) -> dict:
 def finetune(cfg:RunConfig, run) -> dict:
     "Segmentation only, from the pretrained network. Published: labelled images as they are; default: the harder batches go on, half of them unlabelled."
     model = load_model(weights_path(cfg, run.out, 'pretrain'), len(run.cases.attrs['classes']))[0]
-    weights = PLAIN[cfg.recipe] | ({'consistency': (RECIPES['default'] | cfg.loss_weights)['consistency']} if cfg.recipe == 'default' else {})
-    return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency')), cfg.shadow if cfg.recipe == 'default' else 'none',
+    ours = {k: v for k, v in (RECIPES['default'] | cfg.loss_weights).items() if k in ('consistency', 'shadow')}
+    weights = PLAIN[cfg.recipe] | (ours if cfg.recipe == 'default' else {})
+    return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency') or weights.get('shadow')), cfg.shadow if cfg.recipe == 'default' else 'none',
                        student(cfg, run, cfg.shadow_share, 0.))
 
 @stage
