@@ -255,7 +255,9 @@ def stress_figure(table:pd.DataFrame) -> Figure:
     "Dice against coverage, at the greatest depth, and against depth at 40 %."
     deep = table.depth_db.max(); a = table[(table.depth_db == deep) | (table.coverage == 0)].assign(x=lambda t: 100 * t.coverage, what='coverage [%]')
     b = table[(table.coverage == .4) | (table.coverage == 0)].assign(x=lambda t: t.depth_db, what='depth at 40 % [dB]')
-    grid = sns.relplot(pd.concat([a, b]), x='x', y='dice', hue='method', col='what', row='dataset', kind='line', marker='o', errorbar=None, height=3, facet_kws=dict(sharex=False))
+    names = list(dict.fromkeys(table.method)); colors = dict(zip(names, sns.color_palette('husl', len(names)))) | dict(default=(0, 0, 0))
+    grid = sns.relplot(pd.concat([a, b]), x='x', y='dice', hue='method', palette=colors, size='method', sizes={m: 3 if m == 'default' else 1.2 for m in names}, col='what',
+                       row='dataset', kind='line', marker='o', errorbar=None, height=3.4, facet_kws=dict(sharex=False))
     grid.set(xlabel='', ylabel='Dice').set_titles('{row_name}: {col_name}'); plt_close(grid.figure); return grid.figure
 
 # %% ../nbs/23_compare.ipynb #0197c575

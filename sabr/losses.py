@@ -204,7 +204,7 @@ def direction(b:Batch) -> Tensor:
 # %% ../nbs/10_losses.ipynb #0000001f
 PUBLISHED = dict(ce=1., dice=1., hole=10., feature=10., gram=250., adv_img=1., adv_seg=1., match=2., path=2.)
 SUPERVISED = dict(ce=1., dice=1.)
-DEFAULT = dict(segment=1., consistency=.3, shadow=.3, hole=.3)
+DEFAULT = dict(segment=1., consistency=.3, shadow=.5, hole=.3)
 RECIPES = dict(default=DEFAULT, published=PUBLISHED) # of pretraining
 PLAIN = dict(default=dict(segment=1.), published=SUPERVISED) # of labelled images alone
 REFINE = dict(coarse=.5, boundary=1., direction=1., refined=1.)
