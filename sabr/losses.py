@@ -118,10 +118,11 @@ def segment(b:Batch) -> Tensor:
 
 @term
 def shadow(b:Batch) -> Tensor:
-    "CE + Dice of the second views, which are in shadow: what is known, and what the teacher says of the clean image."
+    "CE + Dice of the second views, which are in shadow: of what is known, and (0.3) of what the teacher says of the clean image."
     if b.views is None: return b.out['logits'].sum() * 0
-    i = b.views[2]; y = torch.where(b.label[i] != UNLABELLED, b.label[i], UNLABELLED if b.pseudo is None else b.pseudo[i])
-    return pixel_loss(b.second['logits'], y, (y != UNLABELLED).sum())
+    l, label, pseudo = b.second['logits'], b.label[b.views[2]], None if b.pseudo is None else b.pseudo[b.views[2]]
+    known = (label != UNLABELLED).sum()
+    return pixel_loss(l, label, known) + (0 if pseudo is None else .3 * pixel_loss(l, pseudo, (label == UNLABELLED).sum()))
 
 @term
 def consistency(b:Batch) -> Tensor:

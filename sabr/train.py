@@ -44,13 +44,14 @@ class EMACallback(Callback):
     "Keeps `averaged`, the averaged network, and validates with it."
     order = 5
     def __init__(self, half_life:float=10_000., # images
-                ): self.half_life, self.averaged = half_life, None
+                 seen:int=0, # steps that were averaged before, in an earlier stage
+                ): self.half_life, self.seen, self.averaged = half_life, seen, None
     def before_fit(self):
         if self.averaged is None: self.averaged = AveragedModel(self.learn.model, multi_avg_fn=self.update)
     @torch.no_grad()
     def update(self, average, current, n):
         "One step of the moving average, all tensors at once."
-        t, images = float(n), len(self.xb[0])
+        t, images = float(n) + self.seen, len(self.xb[0])
         torch._foreach_lerp_(average, current, 1 - min(.5 ** (images / self.half_life), (1 + t) / (10 + t)))
     def after_step(self): self.averaged.update_parameters(self.learn.model)
     def before_validate(self): self.live, self.learn.model = self.learn.model, self.averaged.module.eval()
@@ -235,12 +236,13 @@ def make_learner(model:nn.Module, # on its device
                  weights:dict, # loss term -> weight
                  nets, # of `make_nets`
                  lr:float=1e-3, clip:float=5., precision:str='fp32', half_life:float=10_000., # images, of the average
+                 seen:int=0, # steps that an earlier stage has averaged
                  betas:tuple=(.9, .99), loss=None, cbs=()) -> Learner: # loss: None = `RecipeLoss` of the weights
     "A `Learner` whose step is one step of the recipe."
     adv = [AdversarialCallback(nets, lr=lr)] if nets.img_d is not None or nets.seg_d is not None else []
     return Learner(dls, model, loss or RecipeLoss(weights, nets), opt_func=partial(OptimWrapper, opt=torch.optim.Adam, betas=betas, fused=True), lr=lr,
                    metrics=ValidDice(model.cfg.n_classes),
-                   cbs=[StepCallback(), EMACallback(half_life), PrecisionCallback(precision), GradientClip(clip), *adv, *cbs])
+                   cbs=[StepCallback(), EMACallback(half_life, seen), PrecisionCallback(precision), GradientClip(clip), *adv, *cbs])
 
 # %% ../nbs/12_train.ipynb #00000026
 def fit(model:nn.Module, # changed in place; on its device
