@@ -54,9 +54,9 @@ def frozen_copy(net:nn.Module) -> nn.Module: return copy.deepcopy(net).requires_
 
 @torch.no_grad()
 def follow(teacher:nn.Module, student:nn.Module, alpha:float):
-    "Teacher = alpha * teacher + (1 - alpha) * student; running statistics are taken over."
+    "Teacher = alpha * teacher + (1 - alpha) * student, running statistics included."
     torch._foreach_lerp_(list(teacher.parameters()), [p.detach() for p in student.parameters()], 1 - alpha)
-    for a, b in zip(teacher.buffers(), student.buffers()): a.copy_(b)
+    for a, b in zip(teacher.buffers(), student.buffers()): a.lerp_(b, 1 - alpha) if a.is_floating_point() else a.copy_(b)
 
 # %% ../nbs/11b_semi.ipynb #f5e6dd79
 def always_single(labels:Tensor, n_classes:int, share:float=.95) -> list: # classes that are one region in so many of the images that show them

@@ -47,10 +47,11 @@ class EMACallback(Callback):
                  seen:int=0, # steps that were averaged before, in an earlier stage
                 ): self.half_life, self.seen, self.averaged = half_life, seen, None
     def before_fit(self):
-        if self.averaged is None: self.averaged = AveragedModel(self.learn.model, multi_avg_fn=self.update)
+        if self.averaged is None: self.averaged = AveragedModel(self.learn.model, multi_avg_fn=self.update, use_buffers=True)
     @torch.no_grad()
     def update(self, average, current, n):
-        "One step of the moving average, all tensors at once."
+        "One step of the moving average, all tensors at once; of what batch normalisation remembers too, or averaged weights would meet statistics of other ones."
+        if not average[0].is_floating_point(): return torch._foreach_copy_(average, current)
         t, images = float(n) + self.seen, len(self.xb[0])
         torch._foreach_lerp_(average, current, 1 - min(.5 ** (images / self.half_life), (1 + t) / (10 + t)))
     def after_step(self): self.averaged.update_parameters(self.learn.model)
