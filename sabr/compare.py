@@ -8,7 +8,7 @@ __all__ = ['PROTOCOLS', 'METHODS', 'ABLATIONS', 'protocol', 'run_config', 'run_s
            'compare_stats', 'latex_table', 'compare_figure', 'plt_close', 'slug', 'ablate', 'ablation_table', 'stress',
            'hard', 'dice_of', 'stress_table', 'stress_figure', 'main']
 
-# %% ../nbs/23_compare.ipynb #8e92babb
+# %% ../nbs/23_compare.ipynb #00000002
 import argparse, json, sys, time
 from dataclasses import asdict, replace
 from functools import partial
@@ -30,7 +30,7 @@ from .rivals import RIVALS
 from .shadow import stress_shadow
 from .stages import STAGES, load_data, weights_path
 
-# %% ../nbs/23_compare.ipynb #491d74fd
+# %% ../nbs/23_compare.ipynb #00000005
 PROTOCOLS = dict(
     quick = dict(preset='unet_small', image_size=96, batch_size=8, steps=400, finetune_steps=340, refine_steps=60, finetune_lr=7e-4, refine_lr=3e-4, epochs=5, precision='bf16', shadow='acoustic', valid=.1, test=.4,
                  fractions=(.1,), seeds=(0, 1, 2)),
@@ -47,7 +47,7 @@ def protocol(name:str, # 'quick', 'full' or 'tiny' (seconds, to see that all wor
     p = PROTOCOLS[name] | changes
     return {k: v for k, v in p.items() if k not in ('fractions', 'seeds')}, p['fractions'], p['seeds']
 
-# %% ../nbs/23_compare.ipynb #819a243b
+# %% ../nbs/23_compare.ipynb #00000008
 def run_config(base:RunConfig, # what all have in common; its out_dir holds the runs
                method:str, fraction:float, seed:int,
                name:str='', **changes) -> RunConfig: # name of the run's folder, if not the method's
@@ -68,7 +68,7 @@ def train_run(cfg:RunConfig, data=None) -> dict: # image_passes and wall_s of th
     notes = [STAGES[s](cfg, False, data) for s in run_stages(cfg)]
     return {k: sum(n[k] for n in notes) for k in ('image_passes', 'wall_s')}
 
-# %% ../nbs/23_compare.ipynb #8ae07b8a
+# %% ../nbs/23_compare.ipynb #0000000a
 def score_run(cfg:RunConfig, data, # of `load_data`
               stage:str='', # another than the last
               plain:bool=False, # without the mirror image and with all islands
@@ -86,7 +86,7 @@ def result_row(cfg:RunConfig, method:str, protocol:str, table:pd.DataFrame, cost
     return dict(dataset=cfg.dataset if cfg.dataset != 'folder' else Path(cfg.data_path).name, protocol=protocol, method=method, label_fraction=cfg.label_fraction,
                 seed=cfg.seed, **table[['dice', 'jaccard', 'hd95', 'asd']].mean().round(5).to_dict(), n_misses=int(table.miss.sum()), **cost)
 
-# %% ../nbs/23_compare.ipynb #0bdf324a
+# %% ../nbs/23_compare.ipynb #0000000c
 def plan(methods, fractions, seeds) -> list: # (method, fraction, seed)
     "What is to be run, seed by seed."
     runs = [(m, f, s) for s in seeds for f in fractions for m in methods if f < 1]
@@ -111,7 +111,7 @@ def compare(base:RunConfig, # dataset, data_path, out_dir and whatever differs f
 def write(table:pd.DataFrame, folder, name:str):
     with atomic_path(Path(folder)/name) as tmp: table.to_csv(tmp, index=False)
 
-# %% ../nbs/23_compare.ipynb #9d921448
+# %% ../nbs/23_compare.ipynb #00000014
 def holm(p) -> np.ndarray: # corrected, in the same order
     "Holm's step-down correction of p-values."
     p = np.asarray(p, float); order = np.argsort(p); k = len(p) - np.arange(len(p))
@@ -124,7 +124,7 @@ def seed_table(results:pd.DataFrame) -> pd.DataFrame: # of `compare`
     t.insert(1, 'dice_sd', g.dice.std()); t.insert(2, 'seeds', g.size())
     return t.reset_index().sort_values(['dataset', 'label_fraction', 'dice'], ascending=[True, True, False], ignore_index=True)
 
-# %% ../nbs/23_compare.ipynb #dfc3c1f9
+# %% ../nbs/23_compare.ipynb #00000016
 def run_scores(base:RunConfig, methods, fraction:float, seeds, stage:dict={}) -> dict: # method -> test scores of its finished runs
     "Scores per case of all seeds; `stage` names another stage for a method."
     out = {}
@@ -151,7 +151,7 @@ def compare_stats(base:RunConfig, methods=METHODS, fractions=(.1,), seeds=(0, 1,
     out = pd.concat(tables)[['dataset', 'protocol', 'label_fraction', 'method', 'rival', 'diff', 'lo', 'hi', 'p_holm', 'n_patients']] if tables else pd.DataFrame()
     write(out, base.out_dir, 'compare_stats.csv'); return out
 
-# %% ../nbs/23_compare.ipynb #c39ef84f
+# %% ../nbs/23_compare.ipynb #0000001a
 def latex_table(results:pd.DataFrame, caption:str='') -> str:
     "Dice as mean ± SD over seeds, HD95 and ASD, for a paper."
     t = seed_table(results)
@@ -159,7 +159,7 @@ def latex_table(results:pd.DataFrame, caption:str='') -> str:
                  Method=t.method.str.replace('_', ' '), Labels=[f'{100 * f:.0f} \\%' for f in t.label_fraction])
     return t[['dataset', 'Labels', 'Method', 'Dice', 'HD95', 'ASD']].to_latex(index=False, escape=False, caption=caption or None)
 
-# %% ../nbs/23_compare.ipynb #0bc00bcf
+# %% ../nbs/23_compare.ipynb #0000001c
 def compare_figure(results:pd.DataFrame) -> Figure:
     "Dice of every method: each seed a dot, the mean a bar."
     few = results[results.label_fraction < 1]; order = few.groupby('method').dice.mean().sort_values(ascending=False).index
@@ -174,7 +174,7 @@ def plt_close(fig):
     import matplotlib.pyplot as plt
     plt.close(fig)
 
-# %% ../nbs/23_compare.ipynb #7397d7f0
+# %% ../nbs/23_compare.ipynb #0000001f
 ABLATIONS = {
     'default': {},
     'no gray-value changes': dict(photometric=0.),
@@ -213,7 +213,7 @@ def ablation_table(table:pd.DataFrame) -> pd.DataFrame: # of `ablate`
     t = table.groupby(['dataset', 'part'], sort=False)[['dice', 'hd95', 'n_misses', 'dice_diff', 'dice_lo', 'dice_hi', 'hd95_diff', 'hd95_lo', 'hd95_hi']].mean()
     return t.reset_index()
 
-# %% ../nbs/23_compare.ipynb #d7a83fc1
+# %% ../nbs/23_compare.ipynb #00000023
 @torch.no_grad()
 def stress(base:RunConfig, methods=METHODS, fraction:float=.1, seeds=(0, 1, 2), coverages=(0., .2, .4, .6), depths=(12., 30.), # dB
            protocol:str='quick', at:float=30., say=print) -> pd.DataFrame: # `stress.csv`
@@ -243,7 +243,7 @@ def dice_of(logits, truth, single=()) -> float: # (C,S,S), (H,W): mean over fore
         p, t = y == k, truth == k; n = p.sum() + t.sum(); d.append(2 * (p & t).sum() / n if n else 1.)
     return float(np.mean(d))
 
-# %% ../nbs/23_compare.ipynb #16668848
+# %% ../nbs/23_compare.ipynb #00000026
 def stress_table(table:pd.DataFrame) -> pd.DataFrame: # of `stress`
     "Mean Dice at every level, and the loss at 40 % coverage, smallest first."
     t = table.assign(level=[f'{100 * c:.0f} %, {d:.0f} dB' if c else 'clean' for c, d in zip(table.coverage, table.depth_db)])
@@ -260,7 +260,7 @@ def stress_figure(table:pd.DataFrame) -> Figure:
                        row='dataset', kind='line', marker='o', errorbar=None, height=3.4, facet_kws=dict(sharex=False))
     grid.set(xlabel='', ylabel='Dice').set_titles('{row_name}: {col_name}'); plt_close(grid.figure); return grid.figure
 
-# %% ../nbs/23_compare.ipynb #0197c575
+# %% ../nbs/23_compare.ipynb #0000002b
 def main(argv=None) -> int:
     "Entry point of `sabr_compare`."
     words = lambda s: tuple(s.split(','))

@@ -168,7 +168,7 @@ def fid(stats:FeatureStats, # of the real images
     _add(m, images, extractor, False, batch_size, device, progress)
     return max(0., m.compute().item())
 
-# %% ../nbs/14_inception.ipynb #badf7738
+# %% ../nbs/14_inception.ipynb #0000002d
 def kid(real:np.ndarray, images:np.ndarray, # (N,S,S) and (M,S,S) uint8
         extractor:nn.Module, subsets:int=50, batch_size:int=32, device:str='auto', seed:int=0) -> tuple: # mean, standard deviation over subsets
     "Kernel inception distance of two sets. Raises `DataError` for other images."
@@ -180,7 +180,7 @@ def kid(real:np.ndarray, images:np.ndarray, # (N,S,S) and (M,S,S) uint8
     with torch.random.fork_rng(): torch.manual_seed(seed); mean, sd = m.compute()
     return mean.item(), sd.item()
 
-# %% ../nbs/14_inception.ipynb #a209ab62
+# %% ../nbs/14_inception.ipynb #00000030
 def hole_quality(painted:Tensor, image:Tensor, # (N,C,S,S) in [0,1]
                  valid:Tensor, # (N,1,S,S), 0 = hidden
                 ) -> dict: # hole_l1, hole_psnr (dB), hole_ssim; nan where nothing was hidden

@@ -57,7 +57,7 @@ def hard_labels(logits:Tensor, # (C,H,W)
             y[(y == k) & (mass < island * mass.max())[regions]] = 0
     return y
 
-# %% ../nbs/15_infer.ipynb #00000008
+# %% ../nbs/15_infer.ipynb #0000000c
 STAGES = ('refine', 'finetune', 'supervised', 'pretrain')  # who predicts, if several are there
 
 def find_weights(folder, # a run folder, or a .safetensors file
@@ -83,7 +83,7 @@ class Predictor:
         if isinstance(image, (str, Path)): image = read_image(image)
         return predict_labels(self.model, image, self.size, self.precision)
 
-# %% ../nbs/15_infer.ipynb #0000000c
+# %% ../nbs/15_infer.ipynb #00000010
 MEDICAL = ('.mhd', '.mha', '.nii.gz', '.nii')
 PALETTE = [0, 0, 0, 213, 94, 0, 0, 158, 115, 0, 114, 178, 240, 228, 66, 204, 121, 167, 86, 180, 233]  # Okabe and Ito: safe for colour-blind eyes
 
@@ -111,7 +111,7 @@ def predict_file(predictor:Predictor, image, # path of an image
     save_labels(predictor(image), path, image)
     return path
 
-# %% ../nbs/15_infer.ipynb #00000010
+# %% ../nbs/15_infer.ipynb #00000014
 def main(argv=None) -> int: # 0 when every image was segmented
     "Entry point of `sabr_predict`."
     ap = argparse.ArgumentParser('sabr_predict', description='Segment ultrasound images with a finished run.')

@@ -57,7 +57,7 @@ def frozen_features(encoder:nn.Module, image:Tensor, grad:bool=True) -> list[Ten
     weights = {k: v.detach() for k, v in encoder.named_parameters()}
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()): return functional_call(encoder, weights, (image,))[1:]
 
-# %% ../nbs/10_losses.ipynb #36d1ace8
+# %% ../nbs/10_losses.ipynb #00000008
 @contextmanager
 def frozen_statistics(net:nn.Module):
     "Inside, batch normalisation uses what it remembers, as at test time, and remembers nothing new."
@@ -67,14 +67,14 @@ def frozen_statistics(net:nn.Module):
     finally:
         for m in norms: m.train()
 
-# %% ../nbs/10_losses.ipynb #0000000d
+# %% ../nbs/10_losses.ipynb #00000010
 TERMS = {}
 def term(f):
     "Register a loss term under its function's name."
     TERMS[f.__name__] = f
     return f
 
-# %% ../nbs/10_losses.ipynb #0000000f
+# %% ../nbs/10_losses.ipynb #00000012
 CE_TEMPERATURE, DICE_TEMPERATURE = .1, .3  # published (method section 3)
 _dice = DiceLoss(include_background=False, softmax=True, to_onehot_y=True, batch=True)
 
@@ -93,7 +93,7 @@ def ce(b:Batch) -> Tensor: return labelled_ce(b, b.out['logits'])
 @term
 def dice(b:Batch) -> Tensor: return labelled_dice(b, b.out['logits'])
 
-# %% ../nbs/10_losses.ipynb #7da6e39c
+# %% ../nbs/10_losses.ipynb #00000014
 def one_hot(label, n): return F.one_hot(label.long(), n).permute(0, 3, 1, 2).float()
 
 def masked_dice(logits:Tensor, target:Tensor, # (B,C,H,W), (B,H,W) class indices
@@ -129,7 +129,7 @@ def consistency(b:Batch) -> Tensor:
     "CE + Dice of the pixels that the teacher labelled."
     return b.out['logits'].sum() * 0 if b.pseudo is None else pixel_loss(b.out['logits'], b.pseudo, (b.label == UNLABELLED).sum())
 
-# %% ../nbs/10_losses.ipynb #00000014
+# %% ../nbs/10_losses.ipynb #0000001b
 @term
 def hole(b:Batch) -> Tensor:
     "Mean absolute error of the painted image where it was hidden."
@@ -151,7 +151,7 @@ def gram(b:Batch) -> Tensor:
     "L1 between Gram matrices of those features."
     return sum(F.l1_loss(gram_matrix(f), gram_matrix(r)) for f, r in zip(*b.feats)) / len(b.feats[0])
 
-# %% ../nbs/10_losses.ipynb #00000017
+# %% ../nbs/10_losses.ipynb #00000020
 @term
 def adv_img(b:Batch) -> Tensor:
     "Non-saturating logistic loss of the inpainted image."
@@ -175,7 +175,7 @@ def path(b:Batch) -> Tensor:
     "Path-length regularisation (the trainer asks for it every fourth step)."
     return b.nets.path(b.out['image'].float(), b.out['style'])
 
-# %% ../nbs/10_losses.ipynb #0000001c
+# %% ../nbs/10_losses.ipynb #00000025
 @term
 def coarse(b:Batch) -> Tensor:
     "CE + Dice before pixels were moved."
@@ -202,7 +202,7 @@ def direction(b:Batch) -> Tensor:
     near, way = b.borders; d = b.out['direction'].float()
     return F.cross_entropy(d, torch.where(near, way, -100), ignore_index=-100) if near.any() else d.sum() * 0
 
-# %% ../nbs/10_losses.ipynb #0000001f
+# %% ../nbs/10_losses.ipynb #00000028
 PUBLISHED = dict(ce=1., dice=1., hole=10., feature=10., gram=250., adv_img=1., adv_seg=1., match=2., path=2.)
 SUPERVISED = dict(ce=1., dice=1.)
 DEFAULT = dict(segment=1., consistency=.3, shadow=.5, hole=.3)
@@ -219,7 +219,7 @@ def check_weights(weights:dict) -> dict: # without the zeros
         if not isinstance(v, (int, float)) or v < 0: raise ConfigError(f"loss_weights: '{k}' = {v!r} is no weight; give a number of 0 or more.")
     return {k: float(v) for k, v in weights.items() if v}
 
-# %% ../nbs/10_losses.ipynb #00000020
+# %% ../nbs/10_losses.ipynb #00000029
 class RecipeLoss:
     "The weighted sum of terms; `parts` keeps each one's last value for the history. Without gradients (validation): the supervised terms only."
     def __init__(self, weights:dict, # term -> weight

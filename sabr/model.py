@@ -196,7 +196,7 @@ def check_inputs(cfg:SABRConfig, image:Tensor, valid:Tensor|None, z:Tensor|None=
     if not ((valid == 0) | (valid == 1)).all():
         raise ConfigError(f"a validity mask holds 1 (seen) and 0 (hidden) only; this one has values from {valid.min().item():.3g} to {valid.max().item():.3g}.")
 
-# %% ../nbs/07_model.ipynb #200acd31
+# %% ../nbs/07_model.ipynb #00000019
 BLOCK = dict(act=('LeakyReLU', dict(negative_slope=.1, inplace=True)), norm='batch', bias=False)  # of every convolution
 
 class UNetEncoder(nn.Module):
@@ -222,7 +222,7 @@ class UNetEncoder(nn.Module):
         feats[-1] = self.stage(feats[-1], m, masks)[0]
         return feats
 
-# %% ../nbs/07_model.ipynb #431bece9
+# %% ../nbs/07_model.ipynb #0000001a
 class ShadowUNet(SABRNet):
     "A U-Net with the interface of `SABRNet`; it has no style, `z` is not used."
     def __init__(self, cfg:SABRConfig):
@@ -247,7 +247,7 @@ def make_network(cfg:SABRConfig) -> SABRNet:
     "The network of a configuration."
     return (ShadowUNet if cfg.layout == 'unet' else SABRNet)(cfg)
 
-# %% ../nbs/07_model.ipynb #00000029
+# %% ../nbs/07_model.ipynb #00000030
 def save_weights(model:nn.Module, # has `.cfg`
                  path, # .safetensors
                  **meta # JSON-able facts: classes, image_size, ...
@@ -266,7 +266,7 @@ def read_weights(path) -> tuple[dict, dict]: # state dict, metadata
     if 'config' not in head: raise DataError(f"{path}: holds no sabr configuration, so it was not written by sabr.")
     return state, {k: json.loads(v) for k, v in head.items()}
 
-# %% ../nbs/07_model.ipynb #0000002a
+# %% ../nbs/07_model.ipynb #00000031
 def build(make, # `SABRConfig` -> network
           state:dict, meta:dict, path, # of `read_weights`; the file's name for messages
           n_classes:int|None=None) -> nn.Module: # in eval mode

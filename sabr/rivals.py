@@ -6,7 +6,7 @@
 __all__ = ['RIVALS', 'supervised_loss', 'soft_ce', 'noise', 'Rival', 'make_rival', 'RivalLoss', 'RivalCallback', 'MeanTeacher',
            'UAMT', 'ICT', 'CPS', 'URPC', 'SCOSSL', 'jitter', 'cutmix_boxes', 'UniMatch', 'BCP']
 
-# %% ../nbs/12b_rivals.ipynb #08d691f6
+# %% ../nbs/12b_rivals.ipynb #00000002
 from types import SimpleNamespace
 import math
 import numpy as np
@@ -23,7 +23,7 @@ from .losses import UNLABELLED, masked_dice, one_hot
 from .semi import follow, frozen_copy, ramp_up
 from .shadow import shadow_aug
 
-# %% ../nbs/12b_rivals.ipynb #ec7fe3bd
+# %% ../nbs/12b_rivals.ipynb #00000005
 _dice = DiceLoss(include_background=False, softmax=True, to_onehot_y=True, batch=True)
 
 def supervised_loss(logits:Tensor, # (B,C,H,W)
@@ -37,10 +37,10 @@ def soft_ce(logits:Tensor, target:Tensor, # (B,C,H,W) probabilities
            ) -> Tensor: # (B,H,W)
     return -(target * logits.float().log_softmax(1)).sum(1)
 
-# %% ../nbs/12b_rivals.ipynb #3382f404
+# %% ../nbs/12b_rivals.ipynb #00000008
 def noise(x:Tensor) -> Tensor: return x + (torch.randn_like(x) * .1).clamp(-.2, .2)
 
-# %% ../nbs/12b_rivals.ipynb #691255cc
+# %% ../nbs/12b_rivals.ipynb #0000000b
 RIVALS = {}
 
 class Rival(nn.Module):
@@ -68,7 +68,7 @@ def make_rival(name:str, make, steps:int) -> Rival:
     if name not in RIVALS: raise ConfigError(f"method='{name}' is not known." + suggest(name, RIVALS))
     return RIVALS[name](make, steps)
 
-# %% ../nbs/12b_rivals.ipynb #e897e8a4
+# %% ../nbs/12b_rivals.ipynb #0000000e
 class RivalLoss:
     "The loss of a rival as the trainer wants it: `parts` for the history, `step`."
     def __init__(self, rival:Rival): self.rival, self.parts, self.step, self.weights, self.nets = rival, {}, 0, {}, None
@@ -80,13 +80,13 @@ class RivalLoss:
         terms = self.rival.terms(b); self.parts = {k: v.detach() for k, v in terms.items()}
         return sum(terms.values())
 
-# %% ../nbs/12b_rivals.ipynb #d46b69e0
+# %% ../nbs/12b_rivals.ipynb #0000000f
 class RivalCallback(Callback):
     "After each step of the optimiser the rival moves its teacher."
     order, run_valid = -5, False
     def after_step(self): self.learn.model.after_step()
 
-# %% ../nbs/12b_rivals.ipynb #757204b9
+# %% ../nbs/12b_rivals.ipynb #00000013
 class MeanTeacher(Rival):
     name, title, mixed, alpha = 'mean_teacher', 'Mean Teacher', True, .99
     def start(self): self.teacher = frozen_copy(self.net)
@@ -100,7 +100,7 @@ class MeanTeacher(Rival):
     def after_step(self):
         super().after_step(); follow(self.teacher, self.net, min(1 - 1 / (self.step.item() + 1), self.alpha))
 
-# %% ../nbs/12b_rivals.ipynb #fa6fe746
+# %% ../nbs/12b_rivals.ipynb #00000017
 class UAMT(MeanTeacher):
     name, title, passes = 'ua_mt', 'UA-MT', 8
     def certain(self, u:Tensor, t:float) -> Tensor: # (B,1,H,W) bool
@@ -111,7 +111,7 @@ class UAMT(MeanTeacher):
         mse = ((lu.softmax(1) - target) ** 2 * keep).sum() / (keep.sum() * target.shape[1]).clamp(min=1)
         return dict(supervised=supervised_loss(l, b.y), consistency=.1 * ramp_up(b.t) * mse)
 
-# %% ../nbs/12b_rivals.ipynb #783d46c2
+# %% ../nbs/12b_rivals.ipynb #0000001a
 class ICT(MeanTeacher):
     name, title = 'ict', 'ICT'
     def mixture(self, u:Tensor) -> tuple: # mixed images, mixed answers of the teacher
@@ -121,7 +121,7 @@ class ICT(MeanTeacher):
         mix, target = self.mixture(b.u); l, lu = self.both(b.x, mix)
         return dict(supervised=supervised_loss(l, b.y), consistency=.1 * ramp_up(b.t) * F.mse_loss(lu.softmax(1), target))
 
-# %% ../nbs/12b_rivals.ipynb #28c8fd03
+# %% ../nbs/12b_rivals.ipynb #0000001d
 class CPS(Rival):
     name, title, mixed, weight = 'cps', 'CPS', True, 1.5
     def __init__(self, make, steps): super().__init__(make, steps); self.second = make()
@@ -131,7 +131,7 @@ class CPS(Rival):
         cross = F.cross_entropy(p, q.argmax(1)) + F.cross_entropy(q, p.argmax(1))
         return dict(supervised=supervised_loss(p[:n], b.y) + supervised_loss(q[:n], b.y), cross=self.weight * cross)
 
-# %% ../nbs/12b_rivals.ipynb #2d3e56fe
+# %% ../nbs/12b_rivals.ipynb #00000020
 class URPC(Rival):
     name, title, mixed = 'urpc', 'URPC', True
     def start(self):
@@ -153,7 +153,7 @@ class URPC(Rival):
         return dict(supervised=sum(supervised_loss(l[:n], b.y) for l in all_) / 4,
                     consistency=.1 * ramp_up(b.t) * self.pyramid([l[n:].softmax(1) for l in all_]))
 
-# %% ../nbs/12b_rivals.ipynb #8d34efba
+# %% ../nbs/12b_rivals.ipynb #00000024
 class SCOSSL(MeanTeacher):
     name, title = 'sco_ssl', 'SCO-SSL'
     def after_step(self): Rival.after_step(self); follow(self.teacher, self.net, self.alpha)
@@ -169,7 +169,7 @@ class SCOSSL(MeanTeacher):
         inside = target.sum(1) > .5   # not beyond the edge
         return dict(supervised=supervised_loss(l[:n], b.y), consistency=.1 * ramp_up(b.t) * (soft_ce(l[n:], target) * inside).mean())
 
-# %% ../nbs/12b_rivals.ipynb #c93c4a7f
+# %% ../nbs/12b_rivals.ipynb #0000002a
 def jitter(x:Tensor) -> Tensor:
     "Brightness and contrast of most images, blur of half of them."
     r = lambda: torch.rand(len(x), 1, 1, 1, device=x.device) - .5
@@ -190,7 +190,7 @@ def cutmix_boxes(n:int, size:int, area=(.02, .4), # of the box, share of the ima
         y, x = np.random.randint(0, size - h + 1), np.random.randint(0, size - w + 1); m[i, :, y:y+h, x:x+w] = 1
     return m
 
-# %% ../nbs/12b_rivals.ipynb #062e2315
+# %% ../nbs/12b_rivals.ipynb #0000002b
 class UniMatch(Rival):
     name, title, mixed, tau = 'unimatch', 'UniMatch', True, .95
     def strong(self, u:Tensor, target:Tensor, conf:Tensor) -> tuple: # image, target and confidence, with a box of the next image
@@ -207,7 +207,7 @@ class UniMatch(Rival):
         return dict(supervised=supervised_loss(l[:n], b.y) / 2, strong=sum(match(k, *v[1:]) for k, v in zip(s, views)) / 8,
                     feature=match(dropped, target, conf) / 4)
 
-# %% ../nbs/12b_rivals.ipynb #60106f81
+# %% ../nbs/12b_rivals.ipynb #0000002e
 class BCP(MeanTeacher):
     name, title, first = 'bcp', 'BCP', .25 # share of the schedule with labelled pairs only
     @staticmethod

@@ -6,7 +6,7 @@
 __all__ = ['photometric', 'boxes', 'ramp_up', 'frozen_copy', 'follow', 'always_single', 'always_present', 'pseudo_labels',
            'Student']
 
-# %% ../nbs/11b_semi.ipynb #76749528
+# %% ../nbs/11b_semi.ipynb #00000002
 import copy, math
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from .losses import UNLABELLED
 
-# %% ../nbs/11b_semi.ipynb #7508f290
+# %% ../nbs/11b_semi.ipynb #00000005
 def photometric(x:Tensor, # (B,C,H,W) in [0,1]
                 amount:float=.5, # 0 changes nothing, 1 is strong
                ) -> Tensor: # same shape, in [0,1]
@@ -33,7 +33,7 @@ def photometric(x:Tensor, # (B,C,H,W) in [0,1]
     y = torch.where((torch.rand(B, 1, 1, 1) < .3 * amount).to(dev), soft, y)
     return torch.where(x > 0, y.clamp(0, 1), x)
 
-# %% ../nbs/11b_semi.ipynb #63bf3c5d
+# %% ../nbs/11b_semi.ipynb #00000009
 def boxes(n:int, size:int, side=(.25, .6), # of the box, share of the image's side
           p:float=.5, # share of images that get one
           device=None) -> Tensor: # (n,1,size,size), 1 inside
@@ -45,7 +45,7 @@ def boxes(n:int, size:int, side=(.25, .6), # of the box, share of the image's si
         y, x = (torch.randint(0, size - k + 1, ()).item() for k in (h, w)); m[i, :, y:y+h, x:x+w] = 1
     return m
 
-# %% ../nbs/11b_semi.ipynb #ed074949
+# %% ../nbs/11b_semi.ipynb #0000000b
 def ramp_up(t:float, # share of the schedule that is done, 0 to 1
            ) -> float: # 0.0067 to 1
     return math.exp(-5 * (1 - min(t, 1)) ** 2)
@@ -58,7 +58,7 @@ def follow(teacher:nn.Module, student:nn.Module, alpha:float):
     torch._foreach_lerp_(list(teacher.parameters()), [p.detach() for p in student.parameters()], 1 - alpha)
     for a, b in zip(teacher.buffers(), student.buffers()): a.lerp_(b, 1 - alpha) if a.is_floating_point() else a.copy_(b)
 
-# %% ../nbs/11b_semi.ipynb #f5e6dd79
+# %% ../nbs/11b_semi.ipynb #0000000f
 def always_single(labels:Tensor, n_classes:int, share:float=.95) -> list: # classes that are one region in so many of the images that show them
     whole = lambda k: [label_regions(y)[1] == 1 for y in (labels == k).numpy() if y.any()]
     return [k for k in range(1, n_classes) if (w := whole(k)) and np.mean(w) >= share]
@@ -69,7 +69,7 @@ def always_present(labels:Tensor, # (N,H,W) class indices of the labelled traini
     area = torch.stack([(labels == k).float().mean((1, 2)) for k in range(1, n_classes)])  # (C-1,N)
     return {k: a[a > 0].min().item() / 2 for k, a in enumerate(area, 1) if (a > 0).float().mean() >= share}
 
-# %% ../nbs/11b_semi.ipynb #10eb61d8
+# %% ../nbs/11b_semi.ipynb #00000014
 @torch.no_grad()
 def pseudo_labels(teacher:nn.Module, image:Tensor, # (B,C,H,W) clean images without labels
                   tau:float=.5, # least probability of the likeliest class
@@ -81,7 +81,7 @@ def pseudo_labels(teacher:nn.Module, image:Tensor, # (B,C,H,W) clean images with
     for k, least in present.items(): found &= (y == k).float().mean((1, 2)) >= least
     return torch.where((p >= tau) & found[:, None, None], y, UNLABELLED)
 
-# %% ../nbs/11b_semi.ipynb #91a4ee14
+# %% ../nbs/11b_semi.ipynb #00000017
 class Student(Callback):
     "Makes the training batch harder, and asks the averaged network what the unlabelled images show."
     order, run_valid = 8, False

@@ -169,14 +169,14 @@ def supervised(cfg:RunConfig, run) -> dict:
     "The same network, labels and number of steps, without pretraining."
     return train_stage(cfg, run, 'supervised', new_network(cfg, run), PLAIN[cfg.recipe], cfg.lr)
 
-# %% ../nbs/18_stages.ipynb #5a686d0f
+# %% ../nbs/18_stages.ipynb #00000011
 @stage
 def rival(cfg:RunConfig, run) -> dict:
     "One of the published methods of `rivals`, on the same network, with as many steps as the stages of SABR-Net together."
     model = make_rival(cfg.rival, lambda: new_network(cfg, run), cfg.stage_steps('rival'))
     return train_stage(cfg, run, 'rival', model, {}, cfg.lr, model.mixed, cbs=[RivalCallback()], loss=RivalLoss(model))
 
-# %% ../nbs/18_stages.ipynb #00000011
+# %% ../nbs/18_stages.ipynb #00000013
 @stage
 def refine(cfg:RunConfig, run) -> dict:
     "Boundary refinement on the frozen fine-tuned network (method section 4)."
@@ -185,7 +185,7 @@ def refine(cfg:RunConfig, run) -> dict:
     return train_stage(cfg, run, 'refine', RefineNet(base, cfg.image_size), REFINES[cfg.recipe], cfg.refine_lr, cbs=student(cfg, run, 0., 1.),
                        refine_size=cfg.image_size, single=single, mirror=cfg.recipe == 'default')
 
-# %% ../nbs/18_stages.ipynb #00000013
+# %% ../nbs/18_stages.ipynb #00000015
 SCORED = ('supervised', 'pretrain', 'finetune', 'refine')
 
 @stage
@@ -210,7 +210,7 @@ def collect_metrics(cfg:RunConfig, per_case:pd.DataFrame, notes:dict) -> dict:
     return dict(tool=TOOL, select=cfg.select, final_stage=final, unit=stages[final]['test']['unit'], **stages[final],
                 stages=stages, wall_s={k: n['wall_s'] for k, n in notes.items()}, notes=notes)
 
-# %% ../nbs/18_stages.ipynb #00000015
+# %% ../nbs/18_stages.ipynb #00000017
 TITLES = dict(supervised='supervised only', pretrain='after pretraining', finetune='after fine-tuning', refine='after refinement')
 
 def run_table(metrics:dict, split:str='test') -> pd.DataFrame:

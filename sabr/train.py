@@ -58,7 +58,7 @@ class EMACallback(Callback):
     def before_validate(self): self.live, self.learn.model = self.learn.model, self.averaged.module.eval()
     def after_validate(self): self.learn.model = self.live
 
-# %% ../nbs/12_train.ipynb #0000000b
+# %% ../nbs/12_train.ipynb #0000000e
 class PrecisionCallback(Callback):
     "Runs the forward pass and the losses under autocast."
     order = 10
@@ -70,7 +70,7 @@ class PrecisionCallback(Callback):
         "Ends autocast; `fit` calls it too when a step was broken off."
         if self.context: self.context.__exit__(None, None, None); self.context = None
 
-# %% ../nbs/12_train.ipynb #0000000e
+# %% ../nbs/12_train.ipynb #00000011
 def compile_network(model:nn.Module, # compiled in place; its weights keep their names
                     x:tuple, # inputs of one training batch
                    ) -> str: # '' when it works, else why not
@@ -99,7 +99,7 @@ class CompileCallback(Callback):
         why = 'path-length regularisation differentiates inside the network (loss_weights: path=0 switches it off)' if path else compile_network(self.learn.model, self.xb)
         self.log.info('compiled' if not why else f'not compiled, goes on without: {why}')
 
-# %% ../nbs/12_train.ipynb #00000014
+# %% ../nbs/12_train.ipynb #00000017
 def make_nets(model, size:int, weights:dict, width:int=0, # first channels of the critics; 0: half of the network's stem, 8 to 64
              ) -> SimpleNamespace:
     "The helpers that the weighted terms call for: discriminators, the frozen encoder, the path length; None where not needed."
@@ -112,7 +112,7 @@ def make_nets(model, size:int, weights:dict, width:int=0, # first channels of th
         seg_d=SegDiscriminator(size, cfg.in_channels + cfg.n_classes, width).to(dev) if on('adv_seg', 'match') else None,
         path=PathLength().to(dev) if on('path') else None)
 
-# %% ../nbs/12_train.ipynb #00000015
+# %% ../nbs/12_train.ipynb #00000018
 class AdversarialCallback(Callback):
     "Trains the discriminators after each step of the generator; they own their optimisers (method section 3)."
     order, run_valid = 20, False
@@ -145,7 +145,7 @@ class AdversarialCallback(Callback):
             opt.zero_grad(); loss.backward(); opt.step(); self.learn.loss_func.parts[name] = loss.detach()
         self.rounds += 1; self.freeze(True)
 
-# %% ../nbs/12_train.ipynb #0000001c
+# %% ../nbs/12_train.ipynb #0000001f
 class ValidDice(Metric):
     "Mean foreground Dice of the validation images, at network size; both empty counts as 1."
     name = 'dice'
@@ -156,7 +156,7 @@ class ValidDice(Metric):
     @property
     def value(self): return self.metric.aggregate().mean().item()
 
-# %% ../nbs/12_train.ipynb #0000001f
+# %% ../nbs/12_train.ipynb #00000022
 class HistoryCallback(Callback):
     "Collects a row an epoch; writes `history.csv` and a line of the log."
     order = 70
@@ -183,13 +183,13 @@ class HistoryCallback(Callback):
         table = pd.concat([old[old.stage != self.stage], rows]) if len(old) else rows
         with atomic_path(path) as tmp: table.to_csv(tmp, index=False)
 
-# %% ../nbs/12_train.ipynb #00000021
+# %% ../nbs/12_train.ipynb #00000024
 class StepCallback(Callback):
     "Counts the generator's steps."
     order, run_valid = -10, False
     def after_step(self): self.learn.loss_func.step += 1
 
-# %% ../nbs/12_train.ipynb #00000023
+# %% ../nbs/12_train.ipynb #00000026
 class CheckpointCallback(Callback):
     "Writes and restores everything a run depends on, and remembers the best weights by validation Dice."
     order = 80
@@ -231,7 +231,7 @@ class CheckpointCallback(Callback):
     def before_train(self):
         if self.start and self.epoch == self.start: set_rng_state(self.rng)
 
-# %% ../nbs/12_train.ipynb #00000025
+# %% ../nbs/12_train.ipynb #00000028
 def make_learner(model:nn.Module, # on its device
                  dls, # `DataLoaders` as of `case_loaders`
                  weights:dict, # loss term -> weight
@@ -245,7 +245,7 @@ def make_learner(model:nn.Module, # on its device
                    metrics=ValidDice(model.cfg.n_classes),
                    cbs=[StepCallback(), EMACallback(half_life, seen), PrecisionCallback(precision), GradientClip(clip), *adv, *cbs])
 
-# %% ../nbs/12_train.ipynb #00000026
+# %% ../nbs/12_train.ipynb #00000029
 def fit(model:nn.Module, # changed in place; on its device
         dls, # `DataLoaders` as of `case_loaders`; an epoch is len(dls.train) steps
         weights:dict, # loss term -> weight
@@ -269,7 +269,7 @@ def fit(model:nn.Module, # changed in place; on its device
     history.write()
     return learn.ema.averaged.module.eval(), ckpt.best, history.rows
 
-# %% ../nbs/12_train.ipynb #00000027
+# %% ../nbs/12_train.ipynb #0000002a
 @contextmanager
 def quiet(learn:Learner, bar:bool):
     "With `bar=False`, no progress bar and no table of epochs."
