@@ -183,7 +183,7 @@ ABLATIONS = {
     'no must-find rule': dict(must_find=False),
     'no shadow consistency': dict(loss_weights=dict(shadow=0.)),
     'no consistency': dict(loss_weights=dict(consistency=0.)),
-    'with CutMix': dict(mix=.5),
+    'no CutMix': dict(mix=0.),
 }
 
 def slug(part:str) -> str: return part.replace(' ', '-')

@@ -43,7 +43,7 @@ class RunConfig:
     shadow: str = 'mixed' # imitated shadows of pretraining: mixed, acoustic, freeform (published) or none
     shadow_share: float = .5 # default recipe: share of the images that are seen a second time, in shadow
     told: float = .3 # default recipe: share of these whose mask says where the shadow is
-    mix: float = 0. # default recipe: share of the images with a box of another one
+    mix: float = .5 # default recipe: share of the second views with a box of another image
     photometric: float = .5 # default recipe: how much gain, contrast, speckle ... are changed; 0 to 1
     tau: float = .5 # default recipe: least probability of a pseudo-label
     must_find: bool = True # default recipe: an image in which the teacher misses what labelled images always show teaches nothing

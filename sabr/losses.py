@@ -32,7 +32,7 @@ class Batch:
                  valid:Tensor|None=None, # (B,1,H,W) 1 = seen; None = nothing hidden
                  nets=None, # has encoder, img_d, seg_d, path (each may be None)
                  pseudo:Tensor|None=None, # (B,H,W) class indices that a teacher gave, `UNLABELLED` where it gave none
-                 views=None, # second views of some images, in shadow: (images, validity, which ones)
+                 views=None, # second views of some images: (images, validity, and what they show: image, label, pseudo)
                 ):
         self.out, self.image, self.label, self.pseudo, self.nets, self.views = out, image, label, pseudo, nets, views
         self.valid = torch.ones_like(image[:, :1]) if valid is None else valid
@@ -120,9 +120,8 @@ def segment(b:Batch) -> Tensor:
 def shadow(b:Batch) -> Tensor:
     "CE + Dice of the second views, which are in shadow: of what is known, and (0.3) of what the teacher says of the clean image."
     if b.views is None: return b.out['logits'].sum() * 0
-    l, label, pseudo = b.second['logits'], b.label[b.views[2]], None if b.pseudo is None else b.pseudo[b.views[2]]
-    known = (label != UNLABELLED).sum()
-    return pixel_loss(l, label, known) + (0 if pseudo is None else .3 * pixel_loss(l, pseudo, (label == UNLABELLED).sum()))
+    l, (*_, label, pseudo) = b.second['logits'], b.views
+    return pixel_loss(l, label, (label != UNLABELLED).sum()) + .3 * pixel_loss(l, pseudo, (label == UNLABELLED).sum())
 
 @term
 def consistency(b:Batch) -> Tensor:
@@ -133,7 +132,7 @@ def consistency(b:Batch) -> Tensor:
 @term
 def hole(b:Batch) -> Tensor:
     "Mean absolute error of the painted image where it was hidden."
-    out, image, valid = (b.out, b.image, b.valid) if b.views is None else (b.second, b.image[b.views[2]], b.views[1])
+    out, image, valid = (b.out, b.image, b.valid) if b.views is None else (b.second, b.views[2], b.views[1])
     h = 1 - valid
     return ((out['image'].float() - image).abs() * h).sum() / (h.sum() * b.image.shape[1]).clamp_min(1)
 

@@ -87,7 +87,7 @@ class Student(Callback):
     order, run_valid = 8, False
     def __init__(self, tau:float=.5, # least probability of a pseudo-label
                  warm:float=.6, # share of the epochs with labelled images only
-                 mix:float=0., # share of images with a box of another one
+                 mix:float=.5, # share of the second views with a box of another image
                  photometric:float=.5, # amount of `photometric`
                  shadow:float=.5, # share of images that are seen a second time, in an imitated shadow
                  told:float=.3, # share of these whose validity mask says where the shadow is
@@ -105,17 +105,20 @@ class Student(Callback):
             out[unl] = pseudo_labels(self.learn.ema.averaged.module.eval(), image[unl], self.tau, self.present).to(out)
         return out
 
+    def views(self, shadowed, valid, image, label, pseudo) -> tuple|None: # images, validity, and what they show: image, label, pseudo
+        "Second views of some images: in shadow, some with a box of another image."
+        keep, dev = (torch.rand(len(image)) < self.share).nonzero()[:, 0].to(image.device), image.device
+        if not len(keep): return None
+        told = (torch.rand(len(keep), 1, 1, 1) < self.told).to(dev)
+        mine = shadowed[keep], torch.where(told, valid[keep], 1.), image[keep], label[keep], pseudo[keep]
+        if not self.mix: return mine
+        m, other = boxes(len(keep), image.shape[-1], p=self.mix, device=dev) > 0, torch.randperm(len(image))[:len(keep)].to(dev)
+        donor = image[other], torch.ones_like(valid[other]), image[other], label[other], pseudo[other]
+        return tuple(torch.where(m if a.ndim == 4 else m[:, 0], d, a) for a, d in zip(mine, donor))
+
     def before_batch(self):
         (shadowed, valid, z), (image, label, _) = self.xb, self.yb
         pseudo = self.pseudo(image, label)
-        if self.mix:
-            m, other = boxes(len(image), image.shape[-1], p=self.mix, device=image.device) > 0, torch.randperm(len(image)).to(image.device)
-            put = lambda v: torch.where(m if v.ndim == 4 else m[:, 0], v[other], v)
-            shadowed, valid, image, label, pseudo = map(put, (shadowed, valid, image, label, pseudo))
-        extra = (torch.rand(len(image)) < self.share).nonzero()[:, 0].to(image.device) if self.share else ()
         shadowed, image = photometric(torch.cat([shadowed, image], 1), self.amount).chunk(2, 1)
-        views = None
-        if len(extra):
-            told = (torch.rand(len(extra), 1, 1, 1) < self.told).to(image.device)
-            views = shadowed[extra], torch.where(told, valid[extra], 1.), extra
-        clear = torch.ones_like(valid); self.learn.xb, self.learn.yb = (image, clear, z), (image, label, clear, pseudo, views)
+        views, clear = self.views(shadowed, valid, image, label, pseudo) if self.share else None, torch.ones_like(valid)
+        self.learn.xb, self.learn.yb = (image, clear, z), (image, label, clear, pseudo, views)
