@@ -45,6 +45,7 @@ class RunConfig:
     told: float = .3 # default recipe: share of these whose mask says where the shadow is
     mix: float = .5 # default recipe: share of the second views with a box of another image
     photometric: float = .5 # default recipe: how much gain, contrast, speckle ... are changed; 0 to 1
+    per_image: bool = True # default recipe: Dice loss of each image on its own; False: of the batch as one
     tau: float = .5 # default recipe: least probability of a pseudo-label
     must_find: bool = True # default recipe: an image in which the teacher misses what labelled images always show teaches nothing
     warm: float = .6 # default recipe: share of pretraining on labelled images only
@@ -107,7 +108,7 @@ def notebook_config(names:dict, # `globals()` of the notebook
 
 # %% ../nbs/17_config.ipynb #0000000f
 FREE = ('out_dir', 'data_path', 'device')  # may change between calls for one run folder
-OURS = ('recipe', 'shadow', 'max_hole', 'shadow_share', 'told', 'mix', 'photometric', 'tau', 'must_find', 'warm', 'loss_weights', 'finetune_lr', 'refine_lr') # not used by a rival
+OURS = ('recipe', 'shadow', 'max_hole', 'shadow_share', 'told', 'mix', 'photometric', 'per_image', 'tau', 'must_find', 'warm', 'loss_weights', 'finetune_lr', 'refine_lr') # not used by a rival
 
 def open_run(cfg:RunConfig, data_fingerprint:str='') -> Path: # the run folder
     "Make the run folder or check that it is this configuration's."

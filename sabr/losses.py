@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['UNLABELLED', 'TERMS', 'CE_TEMPERATURE', 'DICE_TEMPERATURE', 'PUBLISHED', 'SUPERVISED', 'DEFAULT', 'RECIPES', 'PLAIN',
            'REFINE', 'REFINES', 'EVERY', 'Batch', 'frozen_features', 'frozen_statistics', 'term', 'labelled_ce',
-           'labelled_dice', 'ce', 'dice', 'one_hot', 'masked_dice', 'pixel_loss', 'segment', 'shadow', 'consistency',
-           'hole', 'feature', 'gram_matrix', 'gram', 'adv_img', 'adv_seg', 'match', 'path', 'coarse', 'coarse_segment',
-           'refined', 'boundary', 'direction', 'check_weights', 'RecipeLoss']
+           'labelled_dice', 'ce', 'dice', 'one_hot', 'masked_dice', 'pixel_loss', 'known', 'guessed', 'segment',
+           'consistency', 'deep', 'shadow', 'hole', 'feature', 'gram_matrix', 'gram', 'adv_img', 'adv_seg', 'match',
+           'path', 'coarse', 'coarse_segment', 'refined', 'boundary', 'direction', 'check_weights', 'RecipeLoss']
 
 # %% ../nbs/10_losses.ipynb #00000002
 from contextlib import contextmanager
@@ -33,8 +33,9 @@ class Batch:
                  nets=None, # has encoder, img_d, seg_d, path (each may be None)
                  pseudo:Tensor|None=None, # (B,H,W) class indices that a teacher gave, `UNLABELLED` where it gave none
                  views=None, # second views of some images: (images, validity, and what they show: image, label, pseudo)
+                 per_image:bool=True, # Dice of each image on its own (`masked_dice`)
                 ):
-        self.out, self.image, self.label, self.pseudo, self.nets, self.views = out, image, label, pseudo, nets, views
+        self.out, self.image, self.label, self.pseudo, self.nets, self.views, self.per_image = out, image, label, pseudo, nets, views, per_image
         self.valid = torch.ones_like(image[:, :1]) if valid is None else valid
 
     @cached_property
@@ -98,35 +99,53 @@ def one_hot(label, n): return F.one_hot(label.long(), n).permute(0, 3, 1, 2).flo
 
 def masked_dice(logits:Tensor, target:Tensor, # (B,C,H,W), (B,H,W) class indices
                 keep:Tensor, # (B,H,W) bool: pixels that count
+                per_image:bool=False, # mean over the images and classes that are there to be found, instead of the batch as one
                ) -> Tensor:
-    "Soft Dice loss of the foreground classes over the pixels that count, the batch as one."
+    "Soft Dice loss of the foreground classes over the pixels that count."
     p, t, k = logits.float().softmax(1)[:, 1:], one_hot(torch.where(keep, target, 0), logits.shape[1])[:, 1:], keep[:, None].float()
-    return 1 - ((2 * (p * t * k).sum((0, 2, 3)) + 1e-5) / (((p + t) * k).sum((0, 2, 3)) + 1e-5)).mean()
+    over = (2, 3) if per_image else (0, 2, 3)
+    loss = 1 - (2 * (p * t * k).sum(over) + 1e-5) / (((p + t) * k).sum(over) + 1e-5)
+    if not per_image: return loss.mean()
+    there = (t * k).sum(over) > 0  # (B,C-1)
+    return (loss * there).sum() / there.sum().clamp(min=1)
 
 def pixel_loss(logits:Tensor, target:Tensor, # (B,H,W) class indices, `UNLABELLED` where there is none
                n:Tensor, # number of pixels to divide by
+               per_image:bool=True, # of `masked_dice`
               ) -> Tensor:
     "CE + Dice of the pixels that have a target."
     l, keep = logits.float(), target != UNLABELLED
     if not keep.any(): return l.sum() * 0
-    return F.cross_entropy(l, target.long(), ignore_index=UNLABELLED, reduction='sum') / n.clamp(min=1) + masked_dice(l, target.long(), keep)
+    return F.cross_entropy(l, target.long(), ignore_index=UNLABELLED, reduction='sum') / n.clamp(min=1) + masked_dice(l, target.long(), keep, per_image)
+
+def known(b:Batch, logits:Tensor, label:Tensor) -> Tensor: return pixel_loss(logits, label, (label != UNLABELLED).sum(), b.per_image)
+def guessed(b:Batch, logits:Tensor, label:Tensor, pseudo:Tensor) -> Tensor: return pixel_loss(logits, pseudo, (label == UNLABELLED).sum(), b.per_image)
 
 @term
 def segment(b:Batch) -> Tensor:
     "CE + Dice of the labelled pixels."
-    return pixel_loss(b.out['logits'], b.label, (b.label != UNLABELLED).sum())
+    return known(b, b.out['logits'], b.label)
+
+@term
+def consistency(b:Batch) -> Tensor:
+    "CE + Dice of the pixels that the teacher labelled."
+    return b.out['logits'].sum() * 0 if b.pseudo is None else guessed(b, b.out['logits'], b.label, b.pseudo)
+
+@term
+def deep(b:Batch) -> Tensor:
+    "`segment` and (0.3) `consistency` at the lower resolutions of the decoder, their mean."
+    losses, (H, W) = [], b.label.shape[-2:]; padded = -(-H // 16) * 16, -(-W // 16) * 16
+    for low in b.nets.student.lower_logits(b.out['lower']):
+        l = F.interpolate(low.float(), padded, mode='bilinear', align_corners=False)[..., :H, :W]
+        losses.append(known(b, l, b.label) + (0 if b.pseudo is None else .3 * guessed(b, l, b.label, b.pseudo)))
+    return sum(losses) / len(losses)
 
 @term
 def shadow(b:Batch) -> Tensor:
     "CE + Dice of the second views, which are in shadow: of what is known, and (0.3) of what the teacher says of the clean image."
     if b.views is None: return b.out['logits'].sum() * 0
     l, (*_, label, pseudo) = b.second['logits'], b.views
-    return pixel_loss(l, label, (label != UNLABELLED).sum()) + .3 * pixel_loss(l, pseudo, (label == UNLABELLED).sum())
-
-@term
-def consistency(b:Batch) -> Tensor:
-    "CE + Dice of the pixels that the teacher labelled."
-    return b.out['logits'].sum() * 0 if b.pseudo is None else pixel_loss(b.out['logits'], b.pseudo, (b.label == UNLABELLED).sum())
+    return known(b, l, label) + .3 * guessed(b, l, label, pseudo)
 
 # %% ../nbs/10_losses.ipynb #0000001b
 @term
@@ -183,7 +202,7 @@ def coarse(b:Batch) -> Tensor:
 @term
 def coarse_segment(b:Batch) -> Tensor:
     "`segment` before pixels were moved."
-    return pixel_loss(b.out['coarse'], b.label, (b.label != UNLABELLED).sum())
+    return known(b, b.out['coarse'], b.label)
 
 @term
 def refined(b:Batch) -> Tensor:
@@ -204,7 +223,7 @@ def direction(b:Batch) -> Tensor:
 # %% ../nbs/10_losses.ipynb #00000028
 PUBLISHED = dict(ce=1., dice=1., hole=10., feature=10., gram=250., adv_img=1., adv_seg=1., match=2., path=2.)
 SUPERVISED = dict(ce=1., dice=1.)
-DEFAULT = dict(segment=1., consistency=.3, shadow=.5, hole=.3)
+DEFAULT = dict(segment=1., consistency=.3, deep=1., shadow=.5, hole=.3)
 RECIPES = dict(default=DEFAULT, published=PUBLISHED) # of pretraining
 PLAIN = dict(default=dict(segment=1.), published=SUPERVISED) # of labelled images alone
 REFINE = dict(coarse=.5, boundary=1., direction=1., refined=1.)
@@ -223,11 +242,12 @@ class RecipeLoss:
     "The weighted sum of terms; `parts` keeps each one's last value for the history. Without gradients (validation): the supervised terms only."
     def __init__(self, weights:dict, # term -> weight
                  nets=None, # handed to the terms
+                 per_image:bool=True, # of `masked_dice`, for the default recipe's terms
                 ):
-        self.weights, self.nets, self.parts, self.step = check_weights(weights), nets, {}, 0
+        self.weights, self.nets, self.per_image, self.parts, self.step = check_weights(weights), nets, per_image, {}, 0
 
     def __call__(self, out:dict, image:Tensor, label:Tensor, valid:Tensor|None=None, pseudo:Tensor|None=None, views=None) -> Tensor:
-        b, total, self.parts = Batch(out, image, label, valid, self.nets, pseudo, views), out['logits'].sum() * 0, {}
+        b, total, self.parts = Batch(out, image, label, valid, self.nets, pseudo, views, self.per_image), out['logits'].sum() * 0, {}
         for name, w in self.weights.items():
             if self.step % EVERY.get(name, 1) or not (torch.is_grad_enabled() or name in ('ce', 'dice', 'segment')): continue
             v = TERMS[name](b); self.parts[name] = v.detach()

@@ -146,15 +146,18 @@ class SABRNet(nn.Module):
 
     def decode(self, feats:list, style:Tensor, # features of the encoder; of `style`
                inpaint:bool=True):
-        "Logits and raw image (None without `inpaint`) at the padded size."
+        "Logits and raw image (None without `inpaint`) at the padded size, and the features of lower resolution for `lower_logits`."
         f1, f2, f4, f8, x = feats
         for up, stage, skip in zip(self.ups, self.stages, (f8, f4)): x = stage(up(x) + skip)[0]
-        seg = img = 0
+        seg, img, lower = 0, 0, []
         for i, (level, skip) in enumerate(zip(self.levels, (f2, f1))):
-            x = level(x, skip, style)
+            x = level(x, skip, style); lower.append(x)
             seg = level.seg(x) + (double(seg) if i else 0)
             if inpaint: img = level.img(x) + (double(img) if i else 0)
-        return seg, img if inpaint else None
+        return seg, img if inpaint else None, lower[:-1]
+
+    def lower_logits(self, lower:list) -> list[Tensor]: # (B,n_classes,h,w) at each of the lower resolutions
+        return [level.seg(x) for level, x in zip(self.levels, lower)]
 
 # %% ../nbs/07_model.ipynb #00000015
 @patch
@@ -162,13 +165,14 @@ def forward(self:SABRNet, image:Tensor, # (B,C,H,W) in [0,1]
             valid:Tensor|None=None, # (B,1,H,W), 1 = seen, 0 = hidden; None = all seen
             z:Tensor|None=None, # (B,z_dim) style noise; None = the fixed style
             inpaint:bool=True, # False skips the image head
-           ) -> dict: # logits (B,n_classes,H,W); image (B,C,H,W): what the head paints; inpainted: with the seen pixels put back; style (B,w_dim+code_dim)
+           ) -> dict: # logits (B,n_classes,H,W); image (B,C,H,W): what the head paints; inpainted: with the seen pixels put back; style (B,w_dim+code_dim); in training lower, for `lower_logits`
     check_inputs(self.cfg, image, valid, z)
     H, W = image.shape[-2:]; x, m = pad_inputs(image, valid)
     feats = self.encoder(x, m)
     style = self.style(feats[-1], z)
-    seg, img = self.decode(feats, style, inpaint)
+    seg, img, lower = self.decode(feats, style, inpaint)
     out = dict(logits=seg[..., :H, :W], style=style)
+    if self.training: out['lower'] = lower
     if inpaint:
         img = img[..., :H, :W].sigmoid()
         out |= dict(image=img, inpainted=img if valid is None else torch.where(valid > 0, image, img))
@@ -231,6 +235,8 @@ class ShadowUNet(SABRNet):
         f = (*cfg.stem, *cfg.dims); self.cfg, self.encoder = cfg, UNetEncoder(cfg)
         self.ups = nn.ModuleList(UpCat(2, a, b, b, **BLOCK, dropout=0., upsample='deconv', halves=i < 3) for i, (a, b) in enumerate(pairwise(f[::-1])))
         self.seg, self.img = nn.Conv2d(f[0], cfg.n_classes, 1), nn.Conv2d(f[0], cfg.in_channels, 1)
+        self.lower = nn.ModuleList(nn.utils.skip_init(nn.Conv2d, c, cfg.n_classes, 1) for c in f[3:0:-1])  # start at 0, without a random number
+        for p in self.lower.parameters(): nn.init.zeros_(p)
 
     def style(self, bottleneck:Tensor, z:Tensor|None=None) -> Tensor: return bottleneck.new_zeros(len(bottleneck), 0)
 
@@ -240,8 +246,10 @@ class ShadowUNet(SABRNet):
         return out
 
     def decode(self, feats:list, style:Tensor|None=None, inpaint:bool=True):
-        y = self.pyramid(feats)[-1]
-        return self.seg(y), self.img(y) if inpaint else None
+        *lower, y = self.pyramid(feats)
+        return self.seg(y), self.img(y) if inpaint else None, lower
+
+    def lower_logits(self, lower:list) -> list[Tensor]: return [head(x) for head, x in zip(self.lower, lower)]
 
 def make_network(cfg:SABRConfig) -> SABRNet:
     "The network of a configuration."

@@ -91,7 +91,7 @@ def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unl
     dls = case_loaders(run.cache, run.cases, per_epoch, cfg.batch_size, unlabelled, shadow, model.cfg.z_dim, run.geoms, run.device, cfg.max_hole)
     key = fingerprint({k: v for k, v in asdict(cfg).items() if k not in FREE}, run.cache.fingerprint)
     net, best, rows = fit(model, dls, weights, epochs, name, run.out, lr, precision=cfg.precision, compile=cfg.compile, size=cfg.image_size,
-                          half_life=cfg.half_life, key=key, bar=run.bar, loss=loss, cbs=cbs, **schedule)
+                          half_life=cfg.half_life, per_image=cfg.per_image, key=key, bar=run.bar, loss=loss, cbs=cbs, **schedule)
     meta |= dict(classes=run.cases.attrs['classes'], image_size=cfg.image_size, stage=name)
     judged = net.scored() if hasattr(net, 'scored') else net
     save_weights(judged, run.out/f'{name}.safetensors', **meta)
@@ -159,7 +159,7 @@ def inpainting_quality(cfg:RunConfig, run) -> dict:
 def finetune(cfg:RunConfig, run) -> dict:
     "Segmentation only, from the pretrained network. Published: labelled images as they are; default: the harder batches go on, half of them unlabelled."
     model = load_model(weights_path(cfg, run.out, 'pretrain'), len(run.cases.attrs['classes']))[0]
-    ours = {k: v for k, v in (RECIPES['default'] | cfg.loss_weights).items() if k in ('consistency', 'shadow')}
+    ours = {k: v for k, v in (RECIPES['default'] | cfg.loss_weights).items() if k in ('consistency', 'shadow', 'deep')}
     weights = PLAIN[cfg.recipe] | (ours if cfg.recipe == 'default' else {})
     return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency') or weights.get('shadow')), cfg.shadow if cfg.recipe == 'default' else 'none',
                        student(cfg, run, cfg.shadow_share, 0.), schedule=dict(seen=cfg.stage_steps('pretrain')) if cfg.recipe == 'default' else {})

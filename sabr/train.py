@@ -80,7 +80,7 @@ def compile_network(model:nn.Module, # compiled in place; its weights keep their
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='Dynamo detected a call to a `functools.lru_cache`')
             model.compile(dynamic=False)
-            sum(v.float().mean() for v in model.train()(*x).values()).backward()
+            sum(v.float().mean() for v in model.train()(*x).values() if isinstance(v, Tensor)).backward()
         return ''
     except Exception as e:
         model._compiled_call_impl = None
@@ -106,7 +106,7 @@ def make_nets(model, size:int, weights:dict, width:int=0, # first channels of th
     width = width or min(64, max(8, model.cfg.stem[0] // 2))
     cfg, on, dev = model.cfg, lambda *k: any(weights.get(x) for x in k), next(model.parameters()).device
     return SimpleNamespace(
-        student=model if on('shadow', 'hole') else None,
+        student=model if on('shadow', 'hole', 'deep') else None,
         encoder=model.encoder if on('feature', 'gram') else None,
         img_d=ImageDiscriminator(size, cfg.in_channels, width).to(dev) if on('adv_img') else None,
         seg_d=SegDiscriminator(size, cfg.in_channels + cfg.n_classes, width).to(dev) if on('adv_seg', 'match') else None,
@@ -238,10 +238,11 @@ def make_learner(model:nn.Module, # on its device
                  nets, # of `make_nets`
                  lr:float=1e-3, clip:float=5., precision:str='fp32', half_life:float=10_000., # images, of the average
                  seen:int=0, # steps that an earlier stage has averaged
+                 per_image:bool=True, # of `RecipeLoss`
                  betas:tuple=(.9, .99), loss=None, cbs=()) -> Learner: # loss: None = `RecipeLoss` of the weights
     "A `Learner` whose step is one step of the recipe."
     adv = [AdversarialCallback(nets, lr=lr)] if nets.img_d is not None or nets.seg_d is not None else []
-    return Learner(dls, model, loss or RecipeLoss(weights, nets), opt_func=partial(OptimWrapper, opt=torch.optim.Adam, betas=betas, fused=True), lr=lr,
+    return Learner(dls, model, loss or RecipeLoss(weights, nets, per_image), opt_func=partial(OptimWrapper, opt=torch.optim.Adam, betas=betas, fused=True), lr=lr,
                    metrics=ValidDice(model.cfg.n_classes),
                    cbs=[StepCallback(), EMACallback(half_life, seen), PrecisionCallback(precision), GradientClip(clip), *adv, *cbs])
 
