@@ -177,12 +177,16 @@ def plt_close(fig):
 # %% ../nbs/23_compare.ipynb #0000001f
 ABLATIONS = {
     'default': {},
+    'labelled images only': dict(shadow='none', warm=1., loss_weights=dict(consistency=0., shadow=0., hole=0.)),
+    'no Dice per image': dict(per_image=False),
+    'no deep supervision': dict(loss_weights=dict(deep=0.)),
     'no gray-value changes': dict(photometric=0.),
     'no imitated shadows': dict(shadow='none', loss_weights=dict(shadow=0., hole=0.)),
-    'no inpainting': dict(loss_weights=dict(hole=0.)),
-    'no must-find rule': dict(must_find=False),
+    'free-form shadows': dict(shadow='freeform'),
     'no shadow consistency': dict(loss_weights=dict(shadow=0.)),
+    'no inpainting': dict(loss_weights=dict(hole=0.)),
     'no consistency': dict(loss_weights=dict(consistency=0.)),
+    'no must-find rule': dict(must_find=False),
     'no CutMix': dict(mix=0.),
 }
 
