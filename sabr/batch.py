@@ -37,9 +37,10 @@ def random_affine(n:int, # images
 def warp(x:Tensor, # (B,C,H,W) float
          theta:Tensor, # (B,2,3)
          mode:str='bilinear', # or 'nearest'
+         outside:str='zeros', # or 'reflection'
         ) -> Tensor:
-    "Apply affine maps to a batch; zero outside."
-    return F.grid_sample(x, F.affine_grid(theta.to(x), x.shape, align_corners=False), mode, 'zeros', align_corners=False)
+    "Apply affine maps to a batch."
+    return F.grid_sample(x, F.affine_grid(theta.to(x), x.shape, align_corners=False), mode, outside, align_corners=False)
 
 # %% ../nbs/11_batch.ipynb #00000008
 class CaseDL(DataLoader):
@@ -111,12 +112,9 @@ def after_batch(self:CaseDL, b):
     if self.mode != 'none': shadowed, valid = imitate_shadow(image, geom, mode=self.mode, ratio=(0., self.max_hole))
     if self.augment:
         theta = random_affine(len(image))
-        image, shadowed = warp(torch.cat([image, shadowed], 1), theta).split(image.shape[1], 1)
-        # masks hold no 0 where something is missing, so that "outside" (0) means background, seen
-        marks = warp(torch.stack([label.float(), 1 - valid[:, 0]], 1), theta, 'nearest')
-        unlabelled = (label == UNLABELLED).flatten(1).all(1)
-        label, valid = marks[:, 0].to(label.dtype), 1 - marks[:, 1:]
-        label[unlabelled] = UNLABELLED
+        image, shadowed = warp(torch.cat([image, shadowed], 1), theta, outside='reflection').split(image.shape[1], 1)
+        marks = warp(torch.stack([label.float(), valid[:, 0]], 1), theta, 'nearest', 'reflection')
+        label, valid = marks[:, 0].to(label.dtype), marks[:, 1:]
     z = torch.randn(len(image), self.z_dim) if self.shuffled else torch.zeros(len(image), self.z_dim)
     return shadowed, valid, z.to(image.device), image, label.long(), valid
 
