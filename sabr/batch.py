@@ -36,7 +36,7 @@ def random_affine(n:int, # images
 
 def warp(x:Tensor, # (B,C,H,W) float
          theta:Tensor, # (B,2,3)
-         mode:str='bilinear', # or 'nearest'
+         mode:str='bilinear', # or 'nearest', 'bicubic'
          outside:str='zeros', # or 'reflection'
         ) -> Tensor:
     "Apply affine maps to a batch."
@@ -112,7 +112,7 @@ def after_batch(self:CaseDL, b):
     if self.mode != 'none': shadowed, valid = imitate_shadow(image, geom, mode=self.mode, ratio=(0., self.max_hole))
     if self.augment:
         theta = random_affine(len(image))
-        image, shadowed = warp(torch.cat([image, shadowed], 1), theta, outside='reflection').split(image.shape[1], 1)
+        image, shadowed = warp(torch.cat([image, shadowed], 1), theta, 'bicubic', 'reflection').clamp(0, 1).split(image.shape[1], 1)
         marks = warp(torch.stack([label.float(), valid[:, 0]], 1), theta, 'nearest', 'reflection')
         label, valid = marks[:, 0].to(label.dtype), marks[:, 1:]
     z = torch.randn(len(image), self.z_dim) if self.shuffled else torch.zeros(len(image), self.z_dim)
