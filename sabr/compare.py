@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'METHODS', 'ABLATIONS', 'protocol', 'run_config', 'run_stages', 'final', 'train_run', 'score_run',
-           'result_row', 'plan', 'compare', 'write', 'holm', 'seed_table', 'run_scores', 'difference_table',
-           'compare_stats', 'latex_table', 'compare_figure', 'plt_close', 'slug', 'ablate', 'ablation_table', 'stress',
-           'hard', 'dice_of', 'stress_table', 'stress_figure', 'main']
+           'result_row', 'method_run', 'plan', 'compare', 'write', 'holm', 'seed_table', 'run_scores',
+           'difference_table', 'compare_stats', 'latex_table', 'compare_figure', 'plt_close', 'slug', 'ablate',
+           'ablation_table', 'stress', 'hard', 'dice_of', 'stress_table', 'stress_figure', 'main']
 
 # %% ../nbs/23_compare.ipynb #00000002
 import argparse, json, sys, time
@@ -85,6 +85,14 @@ def score_run(cfg:RunConfig, data, # of `load_data`
 def result_row(cfg:RunConfig, method:str, protocol:str, table:pd.DataFrame, cost:dict) -> dict:
     return dict(dataset=cfg.dataset if cfg.dataset != 'folder' else Path(cfg.data_path).name, protocol=protocol, method=method, label_fraction=cfg.label_fraction,
                 seed=cfg.seed, **table[['dice', 'jaccard', 'hd95', 'asd']].mean().round(5).to_dict(), n_misses=int(table.miss.sum()), **cost)
+
+# %% ../nbs/23_compare.ipynb #47978767
+def method_run(base:RunConfig, # its out_dir is the run's folder
+               method:str, fraction:float, seed:int, protocol:str='quick') -> tuple: # row of compare.csv, scores of the test cases
+    "Train and score one method; writes compare.csv with its one row."
+    cfg = replace(run_config(base, method, fraction, seed), out_dir=base.out_dir); data = load_data(cfg, False)
+    cost = train_run(cfg, data); table = score_run(cfg, data); row = result_row(cfg, method, protocol, table, cost)
+    write(pd.DataFrame([row]), cfg.out_dir, 'compare.csv'); return row, table
 
 # %% ../nbs/23_compare.ipynb #0000000c
 def plan(methods, fractions, seeds) -> list: # (method, fraction, seed)
