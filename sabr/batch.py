@@ -14,7 +14,7 @@ from fastai.data.core import DataLoaders
 from fastcore.basics import chunked, patch
 from torch import Tensor
 from torch.nn import functional as F
-from .core import ConfigError
+from .core import ConfigError, process_share
 from .losses import UNLABELLED
 from .shadow import geometries, imitate_shadow
 
@@ -56,13 +56,14 @@ class CaseDL(DataLoader):
                  augment:bool|None=None, # random affine maps; None = when shuffled
                  z_dim:int=32, # length of the style noise
                  geoms=None, # (N,k) probe geometries of all cached cases; needed for shadows
+                 share=(0, 1), # (rank, number of processes) that draw one batch together, `bs` images each
                  device=None):
         self.cache, self.pools, self.z_dim, self.geoms = cache, [np.asarray(labelled, int), np.asarray(unlabelled, int)], z_dim, geoms
-        self.mode, self.max_hole = shadow, max_hole
+        self.mode, self.max_hole, self.share = shadow, max_hole, share
         self.shuffled = steps is not None
         self.augment = self.shuffled if augment is None else augment
         self.n_labelled = bs if n_labelled is None or not len(self.pools[1]) else n_labelled
-        if self.shuffled: check_pools(len(self.pools[0]), len(self.pools[1]), self.n_labelled, bs)
+        if self.shuffled: check_pools(len(self.pools[0]), len(self.pools[1]), self.n_labelled * share[1], bs * share[1])
         self.has_label = np.zeros(len(cache), bool); self.has_label[self.pools[0]] = True
         self.queues = [[], []]
         super().__init__(None, bs=bs, n=steps * bs if self.shuffled else sum(map(len, self.pools)), indexed=True, device=device)
@@ -71,7 +72,7 @@ class CaseDL(DataLoader):
     def new(self, **kw):
         "The same loader again (fastai asks for it)."
         return CaseDL(self.cache, *self.pools, bs=self.bs, n_labelled=self.n_labelled, steps=self.n // self.bs if self.shuffled else None,
-                      shadow=self.mode, max_hole=self.max_hole, augment=self.augment, z_dim=self.z_dim, geoms=self.geoms, device=self.device)
+                      shadow=self.mode, max_hole=self.max_hole, augment=self.augment, z_dim=self.z_dim, geoms=self.geoms, share=self.share, device=self.device)
 
 # %% ../nbs/11_batch.ipynb #00000009
 def check_pools(labelled:int, unlabelled:int, n_labelled:int, bs:int):
@@ -93,8 +94,9 @@ def draw(self:CaseDL, pool:int, n:int) -> list:
 def get_idxs(self:CaseDL):
     "Positions of one epoch, batch by batch."
     if not self.shuffled: return np.concatenate(self.pools).tolist()
-    k = self.n_labelled
-    return [i for _ in range(len(self)) for i in self.draw(0, k) + self.draw(1, self.bs - k)]
+    k, (rank, world) = self.n_labelled, self.share
+    mine = lambda pool, n: self.draw(pool, n * world)[rank::world]
+    return [i for _ in range(len(self)) for i in mine(0, k) + mine(1, self.bs - k)]
 
 @patch
 def create_batches(self:CaseDL, samps):
@@ -129,6 +131,6 @@ def case_loaders(cache, cases, # `CaseCache` and its case table, split and with 
     train, lab = cases.split == 'train', cases.labelled
     pos = lambda keep: np.flatnonzero(keep.to_numpy())
     rest = pos(train & ~lab) if unlabelled else ()
-    tr = CaseDL(cache, pos(train & lab), rest, bs, bs // 2 if len(rest) else None, steps, shadow, max_hole, z_dim=z_dim, geoms=geoms, device=device)
+    tr = CaseDL(cache, pos(train & lab), rest, bs, bs // 2 if len(rest) else None, steps, shadow, max_hole, z_dim=z_dim, geoms=geoms, share=process_share(), device=device)
     va = CaseDL(cache, pos(cases.split == 'valid'), bs=2*bs, z_dim=z_dim, device=device)
     return DataLoaders(tr, va, device=device)

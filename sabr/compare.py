@@ -87,12 +87,12 @@ def result_row(cfg:RunConfig, method:str, protocol:str, table:pd.DataFrame, cost
                 seed=cfg.seed, **table[['dice', 'jaccard', 'hd95', 'asd']].mean().round(5).to_dict(), n_misses=int(table.miss.sum()), **cost)
 
 # %% ../nbs/23_compare.ipynb #47978767
-def method_run(base:RunConfig, # its out_dir is the run's folder
+def method_run(base:RunConfig, # its out_dir gets compare.csv and the run's folder
                method:str, fraction:float, seed:int, protocol:str='quick') -> tuple: # row of compare.csv, scores of the test cases
     "Train and score one method; writes compare.csv with its one row."
-    cfg = replace(run_config(base, method, fraction, seed), out_dir=base.out_dir); data = load_data(cfg, False)
+    cfg = run_config(base, method, fraction, seed); data = load_data(cfg, False)
     cost = train_run(cfg, data); table = score_run(cfg, data); row = result_row(cfg, method, protocol, table, cost)
-    write(pd.DataFrame([row]), cfg.out_dir, 'compare.csv'); return row, table
+    write(pd.DataFrame([row]), base.out_dir, 'compare.csv'); return row, table
 
 # %% ../nbs/23_compare.ipynb #0000000c
 def plan(methods, fractions, seeds) -> list: # (method, fraction, seed)

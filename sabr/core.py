@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SabrError', 'DataError', 'ConfigError', 'suggest', 'atomic_path', 'save_json', 'load_json', 'set_seed', 'rng_state',
-           'set_rng_state', 'pick_device', 'autocast', 'git_revision', 'environment', 'data_root', 'find_data',
-           'fingerprint']
+           'set_rng_state', 'pick_device', 'autocast', 'process_share', 'git_revision', 'environment', 'data_root',
+           'find_data', 'fingerprint']
 
 # %% ../nbs/00_core.ipynb #00000002
 import contextlib, difflib, errno, hashlib, json, os, platform, random, subprocess, sys
@@ -103,6 +103,11 @@ def autocast(device, # torch device or its name
     "The autocast context for `precision` on `device`."
     if precision not in ('fp32', 'bf16'): raise ConfigError(f"precision='{precision}' is not known." + suggest(precision, ['fp32', 'bf16']))
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == 'bf16')
+
+# %% ../nbs/00_core.ipynb #08763986
+def process_share() -> tuple: # (rank, number of processes); (0, 1) alone
+    d = torch.distributed
+    return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
 
 # %% ../nbs/00_core.ipynb #00000018
 def git_revision(folder=None, # a folder of the checkout; this package's (the working folder in a notebook) when None

@@ -21,7 +21,7 @@ from .batch import case_loaders, check_pools
 from .boundary import RefineNet, load_network
 from .cache import build_cache
 from .config import FREE, RunConfig, finish_stage, open_run, stage_notes
-from .core import atomic_path, data_root, fingerprint, pick_device, save_json, set_seed
+from .core import atomic_path, data_root, fingerprint, pick_device, process_share, save_json, set_seed
 from .data import read_cases
 from .evaluate import TOOL, score_cases, score_table, summarise
 from .inception import FeatureStats, feature_extractor, fid, hole_quality, kid, prepare_statistics
@@ -87,9 +87,9 @@ def seconds_before(out:Path, name:str) -> float:
 # %% ../nbs/18_stages.ipynb #00000009
 def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unlabelled=False, shadow='none', cbs=(), loss=None, schedule={}, **meta) -> dict:
     "Fit, save both sets of weights, return the notes."
-    model.to(run.device); epochs = min(cfg.epochs, cfg.stage_steps(name)); per_epoch = -(-cfg.stage_steps(name) // epochs)
+    world = process_share()[1]; model.to(run.device); epochs = min(cfg.epochs, cfg.stage_steps(name)); per_epoch = -(-cfg.stage_steps(name) // epochs)
     dls = case_loaders(run.cache, run.cases, per_epoch, cfg.batch_size, unlabelled, shadow, model.cfg.z_dim, run.geoms, run.device, cfg.max_hole)
-    key = fingerprint({k: v for k, v in asdict(cfg).items() if k not in FREE}, run.cache.fingerprint)
+    key = fingerprint({k: v for k, v in asdict(cfg).items() if k not in FREE}, run.cache.fingerprint, *[world] * (world > 1))
     net, best, rows = fit(model, dls, weights, epochs, name, run.out, lr, precision=cfg.precision, compile=cfg.compile, size=cfg.image_size,
                           half_life=cfg.half_life, per_image=cfg.per_image, key=key, bar=run.bar, loss=loss, cbs=cbs, **schedule)
     meta |= dict(classes=run.cases.attrs['classes'], image_size=cfg.image_size, stage=name)
@@ -98,7 +98,7 @@ def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unl
     last = {k: v.clone() for k, v in net.state_dict().items()}; net.load_state_dict(best)
     save_weights(judged, run.out/f'{name}_best.safetensors', **meta); net.load_state_dict(last)
     seen = sum(r['seconds'] for r in rows)
-    return dict(steps=epochs * per_epoch, image_passes=epochs * per_epoch * cfg.batch_size, train_s=round(seen, 2), valid_dice=rows[-1]['valid_dice'])
+    return dict(steps=epochs * per_epoch, image_passes=epochs * per_epoch * cfg.batch_size * world, train_s=round(seen, 2), valid_dice=rows[-1]['valid_dice'])
 
 def weights_path(cfg, out, name): return Path(out)/f"{name}{'_best' if cfg.select == 'best' else ''}.safetensors"
 def new_network(cfg, run): return make_network(preset(cfg.preset, n_classes=len(run.cases.attrs['classes'])))

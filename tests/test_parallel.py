@@ -1,0 +1,75 @@
+"One training in two processes on the CPU (gloo), joined by Accelerate: the gradients of one process with twice the batch; equal networks, critics and averages."
+import json, os, subprocess, sys
+from pathlib import Path
+import numpy as np
+import pytest
+import torch
+
+HERE = Path(__file__).parent.parent
+ENV = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get('PYTHONPATH', '')]))
+
+WORKER = """
+import sys, torch, numpy as np
+from pathlib import Path
+from accelerate import PartialState
+from fastai.callback.core import Callback
+PartialState(cpu=True)
+from sabr.batch import CaseDL, case_loaders
+from sabr.cache import build_cache
+from sabr.core import process_share, set_seed
+from sabr.losses import PUBLISHED
+from sabr.model import make_network, preset
+from sabr.phantom import read_phantom
+from sabr.shadow import geometries
+from sabr.split import draw_labelled, split_cases
+from sabr.train import fit, make_nets
+import sabr.batch, sabr.train
+out, what = Path(sys.argv[1]), sys.argv[2]; rank, world = process_share()
+cases, cache = build_cache(read_phantom(out/'data', n_patients=20, size=32), 32, out/f'cache{rank}_{world}', progress=False)
+cases = draw_labelled(split_cases(cases), .5, seed=0)
+set_seed(0); net = make_network(preset('tiny', n_classes=4))
+if what == 'gradient':   # nothing random within an image, so that two halves are one batch
+    sabr.batch.CaseDL.after_batch = lambda self, b: (b[0].float() / 255, torch.ones(len(b[0]), 1, 32, 32), torch.zeros(len(b[0]), 32), b[0].float() / 255, b[1].long(), torch.ones(len(b[0]), 1, 32, 32))
+    class Keep(Callback):
+        order = 100
+        def after_backward(self): torch.save({n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in self.learn.model.named_parameters()}, out/f'grad_{world}_{rank}.pt')
+    dls = case_loaders(cache, cases, 1, 8 // world, True); fit(net, dls, dict(ce=1.), 1, out_dir=out/f'run{world}_{rank}', checkpoint=False, bar=False, cbs=[Keep()])
+else:
+    nets = make_nets(net, 32, PUBLISHED); dls = case_loaders(cache, cases, 3, 4, True, 'mixed', geoms=geometries(cache.images))
+    seen = []
+    class Seen(Callback):
+        def before_batch(self):
+            if self.training: seen.append(self.xb[0].flatten().tolist())
+    average, _, _ = fit(net, dls, PUBLISHED, 2, out_dir=out/f'run{world}_{rank}', size=32, nets=nets, checkpoint=False, bar=False, cbs=[Seen()])
+    torch.save(dict(net=net.state_dict(), average=average.state_dict(), img_d=nets.img_d.state_dict(), seg_d=nets.seg_d.state_dict(), path=nets.path.state_dict(), seen=torch.tensor(seen)), out/f'end_{rank}.pt')
+torch.distributed.destroy_process_group() if world > 1 else None
+"""
+
+def launch(n, *args, module=False):
+    cmd = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', str(n), '--standalone'] if n > 1 else [sys.executable]   # accelerate launch starts several processes on cards only
+    p = subprocess.run([*cmd, *(['-m'] if module else []), *map(str, args)], env=ENV, capture_output=True, text=True, timeout=400)
+    assert p.returncode == 0, p.stdout + p.stderr
+    return p.stdout
+
+@pytest.fixture
+def script(tmp_path): (tmp_path/'worker.py').write_text(WORKER); return tmp_path/'worker.py'
+
+def test_same_gradients_as_one_process_with_twice_the_batch(tmp_path, script):
+    for n in (1, 2): launch(n, script, tmp_path, 'gradient')
+    one, a, b = (torch.load(tmp_path/f'grad_{w}_{r}.pt') for w, r in ((1, 0), (2, 0), (2, 1)))
+    assert sum(g.abs().max() > 1e-4 for g in one.values()) > 20
+    for k in one: assert torch.equal(a[k], b[k]) and torch.allclose(one[k], a[k], atol=1e-5, rtol=1e-3), k
+
+def test_networks_critics_and_averages_stay_equal(tmp_path, script):
+    launch(2, script, tmp_path, 'published'); a, b = (torch.load(tmp_path/f'end_{r}.pt') for r in (0, 1))
+    for part in ('net', 'average', 'img_d', 'seg_d', 'path'):
+        for k, v in a[part].items(): assert torch.allclose(v.float(), b[part][k].float(), atol=1e-6), (part, k)
+    assert not torch.equal(a['seen'], b['seen'])   # they saw different images
+
+def test_stages(tmp_path):
+    "The stages of a run in two processes; sabr_run's folder, without anything left of the second process."
+    args = ['sabr.parallel', '--out_dir', tmp_path/'run', '--data_path', tmp_path/'data', '--steps', 2, '--finetune_steps', 1, '--refine_steps', 1, '--epochs', 1, '--image_size', 32,
+            '--preset', 'unet_small', '--device', 'cpu', '--data_options', '{"n_patients": 20, "size": 32}']
+    said = launch(2, *args, module=True); assert said.count('pretrain:') == 1
+    notes = json.loads((tmp_path/'run/stages.json').read_text()); assert set(notes) == {'inception', 'pretrain', 'finetune', 'refine'} and notes['pretrain']['image_passes'] == 16
+    assert not (tmp_path/'run/.process1').exists() and (tmp_path/'run/refine.safetensors').exists()
