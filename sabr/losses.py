@@ -118,6 +118,7 @@ def pixel_loss(logits:Tensor, target:Tensor, # (B,H,W) class indices, `UNLABELLE
     if not keep.any(): return l.sum() * 0
     return F.cross_entropy(l, target.long(), ignore_index=UNLABELLED, reduction='sum') / n.clamp(min=1) + masked_dice(l, target.long(), keep, per_image)
 
+# %% ../nbs/10_losses.ipynb #19e1d52e
 def known(b:Batch, logits:Tensor, label:Tensor) -> Tensor: return pixel_loss(logits, label, (label != UNLABELLED).sum(), b.per_image)
 def guessed(b:Batch, logits:Tensor, label:Tensor, pseudo:Tensor) -> Tensor: return pixel_loss(logits, pseudo, (label == UNLABELLED).sum(), b.per_image)
 

@@ -168,6 +168,12 @@ def sweep(runs:list[Run], scheduler:str='', workers:int=0, say=print, live:bool|
         with cluster_client(scheduler, workers) as client: _drive(client, runs, board, say, live)
     return _end(runs, board, say)
 
+def _end(runs, board, say):
+    for r, s in board.of('failed'): say(f"failed: {r.folder}: {s['error']}")
+    say(board.counts()); errors = {k: s.get('error', '') if s['status'] == 'failed' else '' for k, s in board.state.items()}
+    return study_table(runs).assign(status=[board.state[r.key]['status'] for r in runs], error=[errors[r.key] for r in runs])
+
+# %% ../nbs/25_sweep.ipynb #9e3acdec
 def _drive(client, runs, board, say, live):
     from rich.console import Console
     from rich.live import Live
@@ -188,6 +194,7 @@ def _drive(client, runs, board, say, live):
                 todo = _round(client, todo, board, say, live, versions, tries); tries += 1
                 if todo: time.sleep(1)
 
+# %% ../nbs/25_sweep.ipynb #c9962cbf
 def _tell(spec): # on a worker
     from distributed import get_worker
     get_worker().log_event('sabr', dict(key=spec['key'])); return execute_run(spec)
@@ -209,11 +216,6 @@ def _round(client, todo, board, say, live, versions, tries) -> list[Run]: # to b
         if not live: say(f"{s['status']:7} {r.key} {r.title}" + (f": {s['error']}" if s['status'] == 'failed' else f", {s.get('seconds', 0):.0f} s") + f'   ({board.counts()}, time left {board.time_left()})')
         f.release()
     return later
-
-def _end(runs, board, say):
-    for r, s in board.of('failed'): say(f"failed: {r.folder}: {s['error']}")
-    say(board.counts()); errors = {k: s.get('error', '') if s['status'] == 'failed' else '' for k, s in board.state.items()}
-    return study_table(runs).assign(status=[board.state[r.key]['status'] for r in runs], error=[errors[r.key] for r in runs])
 
 # %% ../nbs/25_sweep.ipynb #8dd0e2af
 def main(argv=None) -> int: # 0 when all runs are done
