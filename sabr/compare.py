@@ -87,12 +87,11 @@ def result_row(cfg:RunConfig, method:str, protocol:str, table:pd.DataFrame, cost
                 seed=cfg.seed, **table[['dice', 'jaccard', 'hd95', 'asd']].mean().round(5).to_dict(), n_misses=int(table.miss.sum()), **cost)
 
 # %% ../nbs/23_compare.ipynb #47978767
-def method_run(base:RunConfig, # its out_dir gets compare.csv and the run's folder
+def method_run(base:RunConfig, # its out_dir gets the run's folder
                method:str, fraction:float, seed:int, protocol:str='quick') -> tuple: # row of compare.csv, scores of the test cases
-    "Train and score one method; writes compare.csv with its one row."
+    "Train and score one method."
     cfg = run_config(base, method, fraction, seed); data = load_data(cfg, False)
-    cost = train_run(cfg, data); table = score_run(cfg, data); row = result_row(cfg, method, protocol, table, cost)
-    write(pd.DataFrame([row]), base.out_dir, 'compare.csv'); return row, table
+    cost = train_run(cfg, data); table = score_run(cfg, data); return result_row(cfg, method, protocol, table, cost), table
 
 # %% ../nbs/23_compare.ipynb #0000000c
 def plan(methods, fractions, seeds) -> list: # (method, fraction, seed)
@@ -107,12 +106,10 @@ def compare(base:RunConfig, # dataset, data_path, out_dir and whatever differs f
     for m in methods: run_config(base, m, .5, 0)      # mistyped names before anything runs
     rows, failed = [], {}
     for method, fraction, seed in plan(methods, fractions, seeds):
-        cfg = run_config(base, method, fraction, seed)
-        try:
-            data = load_data(cfg, False); cost = train_run(cfg, data); table = score_run(cfg, data)
+        try: row, _ = method_run(base, method, fraction, seed, protocol)
         except (SabrError, RuntimeError) as e:
-            failed[Path(cfg.out_dir).name] = str(e); save_json(failed, Path(base.out_dir)/'failed.json'); say(f'{method} {fraction:g} seed {seed} failed: {e}'); continue
-        rows.append(result_row(cfg, method, protocol, table, cost)); write(pd.DataFrame(rows), base.out_dir, 'compare.csv')
+            failed[f'{method}_{fraction:g}_{seed}'] = str(e); save_json(failed, Path(base.out_dir)/'failed.json'); say(f'{method} {fraction:g} seed {seed} failed: {e}'); continue
+        rows.append(row); write(pd.DataFrame(rows), base.out_dir, 'compare.csv')
         say(f"{method:13} {fraction:4g} seed {seed}: Dice {rows[-1]['dice']:.3f}, {rows[-1]['wall_s']:.0f} s")
     return pd.DataFrame(rows)
 

@@ -22,7 +22,9 @@ def train_together(cfg:RunConfig, # batch_size: of each process
     from accelerate import PartialState
     state = PartialState(cpu=cfg.device == 'cpu'); rank, world = process_share()
     own = replace(cfg, out_dir=str(Path(cfg.out_dir)/f'.process{rank}') if rank else cfg.out_dir, device=str(state.device))
-    with state.main_process_first(): data = load_data(own, False)
+    with state.main_process_first():
+        data = load_data(own, False)
+        if rank and not Path(own.out_dir).exists() and Path(cfg.out_dir).exists(): shutil.copytree(cfg.out_dir, own.out_dir, ignore=shutil.ignore_patterns('.process*'))
     notes = {s: STAGES[s](own, False, data) for s in stages or (('rival',) if cfg.rival else ('inception', 'pretrain', 'finetune', 'refine'))}
     state.wait_for_everyone()
     if rank: shutil.rmtree(own.out_dir); return {}

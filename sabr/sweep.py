@@ -11,6 +11,7 @@ import argparse, contextlib, fcntl, os, socket, sys, time
 from pathlib import Path
 import pandas as pd
 from .core import ConfigError, DataError, SabrError, load_json, save_json
+from .run import execute_notebook
 from .study import Run, expand, find_notebook, notebook_parameters, read_study, study_table
 
 # %% ../nbs/25_sweep.ipynb #a19347e2
@@ -68,17 +69,10 @@ def _execute(spec, folder):
     state |= dict(status='done', result=run_result(folder), ended=time.time()); save_json(state, folder/'run.json'); return state
 
 def _notebook(name, folder, spec) -> str: # '' or the line that matters
-    import logging
-    import papermill as pm
-    logging.getLogger('papermill').setLevel(logging.ERROR)  # it cannot read every default, and need not
-    from nbclient.exceptions import DeadKernelError
     path = find_notebook(name); known = notebook_parameters(path)
     told = {k: v for k, v in spec['parameters'].items() if k in known} | (dict(out_dir=str(folder)) if 'out_dir' in known else {})
-    try: pm.execute_notebook(str(path), str(folder/f'{path.stem}.ipynb'), told, progress_bar=False, log_output=False, kernel_name='python3', cwd=spec['cwd'],
-                             extra_arguments=['--IPKernelApp.log_level=ERROR'])
-    except pm.PapermillExecutionError as e: return f'{path.stem}: {e.ename}: {_line(e.evalue)}'
-    except DeadKernelError: return f'{path.stem}: its kernel died; most often there was not enough memory'
-    return ''
+    try: execute_notebook(path, folder/f'{path.stem}.ipynb', told, spec['cwd']); return ''
+    except SabrError as e: return _line(e)
 
 # %% ../nbs/25_sweep.ipynb #30b482e4
 def run_spec(run:Run) -> dict: # plain values, for a worker
@@ -131,12 +125,11 @@ def good_workers(client, say=print, known:dict|None=None) -> list|None: # addres
 class Board:
     "State of a sweep: `note` takes news, `table` draws."
     def __init__(self, runs:list[Run], n_workers:int=1, link:str=''):
-        self.runs, self.n, self.link, self.t0 = {r.key: r for r in runs}, n_workers, link, time.time()
-        self.state, self.before = {r.key: r.state() for r in runs}, 0
+        self.runs, self.n, self.link = {str(r.folder): r for r in runs}, n_workers, link
+        self.state = {k: r.state() for k, r in self.runs.items()}
         for k, s in self.state.items(): s['status'] = 'done' if s['status'] == 'done' else 'queued'
-        self.before = self.count('done')
     def count(self, status): return sum(s['status'] == status for s in self.state.values())
-    def note(self, run, **news): self.state[run] = self.state[run] | news
+    def note(self, folder, **news): self.state[str(folder)] |= news
     def of(self, status): return [(self.runs[k], s) for k, s in self.state.items() if s['status'] == status]
     def best(self): # (run, state) with the highest test Dice, or None
         scored = [(r, s) for r, s in self.of('done') if s.get('result', {}).get('dice') is not None]
@@ -171,7 +164,7 @@ def sweep(runs:list[Run], scheduler:str='', workers:int=0, say=print, live:bool|
 def _end(runs, board, say):
     for r, s in board.of('failed'): say(f"failed: {r.folder}: {s['error']}")
     say(board.counts()); errors = {k: s.get('error', '') if s['status'] == 'failed' else '' for k, s in board.state.items()}
-    return study_table(runs).assign(status=[board.state[r.key]['status'] for r in runs], error=[errors[r.key] for r in runs])
+    return study_table(runs).assign(status=[board.state[str(r.folder)]['status'] for r in runs], error=[errors[str(r.folder)] for r in runs])
 
 # %% ../nbs/25_sweep.ipynb #9e3acdec
 def _drive(client, runs, board, say, live):
@@ -185,11 +178,11 @@ def _drive(client, runs, board, say, live):
     screen = Live(get_renderable=board.table, console=console, refresh_per_second=2) if live else contextlib.nullcontext()
     def started(event):
         _, e = event
-        if isinstance(e, dict) and board.state.get(e.get('key'), {}).get('status') == 'queued': board.note(e['key'], status='running', since=time.time())
+        if isinstance(e, dict) and board.state.get(e.get('folder'), {}).get('status') == 'queued': board.note(e['folder'], status='running', since=time.time())
     client.subscribe_topic('sabr', started)
     with screen:
         for stage in dict.fromkeys(r.stage for r in runs):
-            todo = [r for r in runs if r.stage == stage and board.state[r.key]['status'] != 'done']; tries = 0
+            todo = [r for r in runs if r.stage == stage and board.state[str(r.folder)]['status'] != 'done']; tries = 0
             while todo:
                 todo = _round(client, todo, board, say, live, versions, tries); tries += 1
                 if todo: time.sleep(1)
@@ -197,7 +190,7 @@ def _drive(client, runs, board, say, live):
 # %% ../nbs/25_sweep.ipynb #c9962cbf
 def _tell(spec): # on a worker
     from distributed import get_worker
-    get_worker().log_event('sabr', dict(key=spec['key'])); return execute_run(spec)
+    get_worker().log_event('sabr', dict(folder=spec['folder'])); return execute_run(spec)
 
 def _round(client, todo, board, say, live, versions, tries) -> list[Run]: # to be asked for again
     from distributed import as_completed
@@ -211,8 +204,8 @@ def _round(client, todo, board, say, live, versions, tries) -> list[Run]: # to b
         try: s = f.result()
         except KilledWorker as e: s = dict(status='failed', error=f'took {e.allowed_failures + 1} workers with it; most often there was not enough memory')
         except Exception as e: s = dict(status='failed', error=f'{type(e).__name__}: {_line(e)}')
-        if s['status'] in ('elsewhere', 'refused'): later.append(r); board.note(r.key, status='queued'); continue
-        board.note(r.key, **s)
+        if s['status'] in ('elsewhere', 'refused'): later.append(r); board.note(r.folder, status='queued'); continue
+        board.note(r.folder, **s)
         if not live: say(f"{s['status']:7} {r.key} {r.title}" + (f": {s['error']}" if s['status'] == 'failed' else f", {s.get('seconds', 0):.0f} s") + f'   ({board.counts()}, time left {board.time_left()})')
         f.release()
     return later

@@ -73,3 +73,4 @@ def test_stages(tmp_path):
     said = launch(2, *args, module=True); assert said.count('pretrain:') == 1
     notes = json.loads((tmp_path/'run/stages.json').read_text()); assert set(notes) == {'inception', 'pretrain', 'finetune', 'refine'} and notes['pretrain']['image_passes'] == 16
     assert not (tmp_path/'run/.process1').exists() and (tmp_path/'run/refine.safetensors').exists()
+    assert launch(2, *args, module=True) == said   # a second call finds all stages done, in both processes
