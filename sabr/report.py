@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from .compare import holm
+from .compare import difference_table as differences, plt_close
 from .core import ConfigError, DataError, SabrError, atomic_path, load_json, suggest
-from .evaluate import paired_difference
 
 # %% ../nbs/26_report.ipynb #ac7bfdd7
 INDEX = 'index.parquet'
@@ -83,15 +82,15 @@ def run_scores(folder) -> pd.DataFrame: # case, patient, class, dice, hd95 of th
     t, last = pd.read_csv(folder/'per_case.csv', dtype=dict(case=str, patient=str)), load_json(folder/'metrics.json')['final_stage']
     return t[(t.stage == last) & (t.split == 'test')]
 
-def case_table(root, index:pd.DataFrame) -> pd.DataFrame: # run, case, patient, class, dice, hd95
+def case_table(root, index:pd.DataFrame) -> pd.DataFrame: # stage, run, case, patient, class, dice, hd95
     "Scores of all test cases of the finished runs."
     path, done = Path(root)/'cases.parquet', index[index.status == 'done']
     try: old = pd.read_parquet(path)
-    except (OSError, ValueError): old = pd.DataFrame(dict(run=[], mtime=[]))
-    now = dict(zip(done['run'], done.mtime)); old = old[np.array([now.get(r) == m for r, m in zip(old['run'], old.mtime)], bool)]; known, new = set(old['run']), []
+    except (OSError, ValueError): old = pd.DataFrame(dict(stage=[], run=[], mtime=[]))
+    now = dict(zip(zip(done.stage, done['run']), done.mtime)); old = old[np.array([now.get((s, r)) == m for s, r, m in zip(old.stage, old['run'], old.mtime)], bool)]; known, new = set(zip(old.stage, old['run'])), []
     for s, r, m in zip(done.stage, done['run'], done.mtime):
-        if r in known: continue
-        try: new.append(run_scores(Path(root)/s/r)[['case', 'patient', 'class', 'dice', 'hd95']].assign(run=r, mtime=m))
+        if (s, r) in known: continue
+        try: new.append(run_scores(Path(root)/s/r)[['case', 'patient', 'class', 'dice', 'hd95']].assign(stage=s, run=r, mtime=m))
         except DataError: continue
     table = pd.concat([*([old] if len(old) else []), *new], ignore_index=True) if new or len(old) else old
     if new:
@@ -106,10 +105,9 @@ def difference_table(root, index:pd.DataFrame, what:str='method', reference:str=
     if reference not in set(t[what].astype(str)): raise ConfigError(f"reference='{reference}': no finished run has {what}={reference}." + suggest(reference, set(t[what].astype(str))))
     cases, tables = case_table(root, index), []
     for key, g in t.groupby(by, sort=False) if by else [((), t)]:
-        of = lambda v: cases[cases['run'].isin(g[g[what].astype(str) == v]['run'])]
-        if not len(of(reference)): continue
-        rows = [{what: reference, 'rival': v} | paired_difference(of(reference), of(v), score) for v in dict.fromkeys(g[what].astype(str)) if v != reference and len(of(v))]
-        if rows: d = pd.DataFrame(rows); tables.append(d.assign(p_holm=holm(d.p), **dict(zip(by, key if isinstance(key, tuple) else (key,)))))
+        scores = {v: cases.merge(r[['stage', 'run']]) for v, r in g.groupby(g[what].astype(str), sort=False)}
+        scores = {v: t for v, t in scores.items() if len(t)}
+        if reference in scores and len(scores) > 1: tables.append(differences(scores, reference, score).rename(columns=dict(method=what)).assign(**dict(zip(by, key if isinstance(key, tuple) else (key,)))))
     return pd.concat(tables, ignore_index=True)[[*by, what, 'rival', 'diff', 'lo', 'hi', 'p_holm', 'n_patients']] if tables else pd.DataFrame()
 
 # %% ../nbs/26_report.ipynb #ff1391f1
@@ -121,7 +119,7 @@ def score_figure(index:pd.DataFrame, y:str='method') -> Figure:
     grid = sns.catplot(t, x='dice', y=y, order=order, col='panel', col_wrap=min(4, t.panel.nunique()), kind='bar', errorbar=None, color='#c9d6e2', height=.3 * len(order) + 1.2, aspect=1.5, orient='h')
     for name, ax in grid.axes_dict.items():
         sns.stripplot(t[t.panel == name], x='dice', y=y, order=order, color='#33495e', size=4, ax=ax, orient='h'); ax.set_xlim(max(0, t.dice.min() - .05), min(1, t.dice.max() + .03)); ax.set(title=name, xlabel='Dice', ylabel='')
-    _close(grid.figure); return grid.figure
+    plt_close(grid.figure); return grid.figure
 
 def learning_curves(root, index:pd.DataFrame, hue:str='method', most:int=200) -> Figure:
     "Validation Dice by step, stages one after the other; the band is over seeds."
@@ -139,10 +137,6 @@ def cost_figure(index:pd.DataFrame, y:str='method') -> Figure:
     "Dice against minutes a run."
     t = score_table(index); y = y if y in t else t.columns[0]; fig = Figure(figsize=(4.5, 3.2)); ax = fig.subplots()
     sns.scatterplot(t.assign(minutes=t.seconds / 60), x='minutes', y='dice', hue=y, ax=ax); sns.move_legend(ax, 'upper left', bbox_to_anchor=(1, 1), frameon=False); ax.set(xlabel='minutes a run', ylabel='Dice'); return fig
-
-def _close(fig):
-    import matplotlib.pyplot as plt
-    plt.close(fig)
 
 # %% ../nbs/26_report.ipynb #05c6bcde
 def write_report(root, what:str='method', reference:str='default') -> Path: # report.html
