@@ -80,10 +80,13 @@ def execute_notebook(path, # of the notebook
     from nbclient.exceptions import DeadKernelError
     logging.getLogger('papermill').setLevel(logging.ERROR)  # it cannot read every default, and need not
     name = Path(path).stem
-    try: pm.execute_notebook(str(path), str(out), params, progress_bar=False, kernel_name='python3', cwd=str(Path(cwd).resolve()), log_output=False,
-                             extra_arguments=['--IPKernelApp.log_level=CRITICAL'])
-    except pm.PapermillExecutionError as e: raise SabrError(f'{name}: {e.ename}: {e.evalue}\n(the cell that failed: {out})') from e
-    except DeadKernelError as e: raise SabrError(f'{name}: its kernel died; most often there was not enough memory') from e
+    for attempt in range(3):
+        try: return pm.execute_notebook(str(path), str(out), params, progress_bar=False, kernel_name='python3', cwd=str(Path(cwd).resolve()), log_output=False,
+                                        extra_arguments=['--IPKernelApp.log_level=CRITICAL'])
+        except pm.PapermillExecutionError as e: raise SabrError(f'{name}: {e.ename}: {e.evalue}\n(the cell that failed: {out})') from e
+        except DeadKernelError as e: raise SabrError(f'{name}: its kernel died; most often there was not enough memory') from e
+        except RuntimeError as e: error = e   # the kernel did not come up: two that start at once may draw the same port
+    raise SabrError(f'{name}: no kernel could be started ({error})') from error
 
 def run_notebook(name:str, cfg:RunConfig) -> Path: # the executed notebook
     "Execute an experiment notebook for a configuration; raises `SabrError` with the line that matters."

@@ -91,7 +91,7 @@ def worker_environments(n:int=0, # workers; 0: one a GPU or core
 @contextlib.contextmanager
 def cluster_client(scheduler:str='', # address, e.g. tcp://10.0.0.1:8786; empty: a cluster of this machine
                    workers:int=0): # on this machine; 0: one a GPU or core
-    "Yields a `distributed.Client`. Raises `ConfigError` for a scheduler that cannot be reached."
+    "Yields a `distributed.Client`. Raises `ConfigError` for a scheduler that cannot be reached, and for workers that cannot be started."
     import logging, warnings
     from distributed import Client, Nanny, Scheduler, SpecCluster
     warnings.filterwarnings('ignore', module='distributed'); logging.getLogger('distributed').setLevel(logging.CRITICAL)
@@ -100,10 +100,12 @@ def cluster_client(scheduler:str='', # address, e.g. tcp://10.0.0.1:8786; empty:
         except (OSError, ValueError, TypeError) as e: raise ConfigError(f"scheduler='{scheduler}' cannot be reached ({_line(e)}). Is it running, and does this machine see its port? Without --scheduler, this machine is used.") from e
         with client: yield client
         return
-    nanny = lambda env: dict(cls=Nanny, options=dict(nthreads=1, memory_limit=0, env=env | dict(DASK_LOGGING__DISTRIBUTED='critical'), host='127.0.0.1', dashboard_address=None, silence_logs=logging.CRITICAL))
+    own = {'distributed.worker.profile.enabled': False}  # it would keep 90 KB a second
+    nanny = lambda env: dict(cls=Nanny, options=dict(nthreads=1, memory_limit=0, env=env | dict(DASK_LOGGING__DISTRIBUTED='critical'), config=own, host='127.0.0.1', dashboard_address=None, silence_logs=logging.CRITICAL))
     local = dict(cls=Scheduler, options=dict(host='127.0.0.1', port=0, dashboard=True, dashboard_address='127.0.0.1:0'))
-    with SpecCluster({i: nanny(e) for i, e in enumerate(worker_environments(workers))}, local, silence_logs=logging.CRITICAL) as cluster:
-        with Client(cluster, set_as_default=False) as client: yield client
+    try: cluster = SpecCluster({i: nanny(e) for i, e in enumerate(worker_environments(workers))}, local, silence_logs=logging.CRITICAL)
+    except RuntimeError as e: raise ConfigError("the workers could not be started. A script that calls sweep() must do so under `if __name__ == '__main__':`, since workers read it too.") from e
+    with cluster, Client(cluster, set_as_default=False) as client: yield client
 
 # %% ../nbs/25_sweep.ipynb #58d526ed
 def _probe(): # on a worker; sent by value, so that it works where sabr is missing
@@ -174,7 +176,7 @@ def _drive(client, runs, board, say, live):
     client.wait_for_workers(1, timeout=60)
     board.n, board.link = max(1, sum(w['nthreads'] for w in client.scheduler_info(n_workers=-1)['workers'].values())), client.dashboard_link or ''
     say(f'{board.counts()}, {board.n} at a time' + (f'; dashboard {board.link}' if board.link else ''))
-    live = console.is_terminal or console.is_jupyter if live is None else live
+    live = console.is_jupyter or console.file.isatty() if live is None else live  # rich's is_terminal believes FORCE_COLOR, which kernels set
     screen = Live(get_renderable=board.table, console=console, refresh_per_second=2) if live else contextlib.nullcontext()
     def started(event):
         _, e = event

@@ -8,6 +8,16 @@ from PIL import Image
 from sabr.core import find_data
 
 
+def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='also the tests of many minutes')
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption('--slow'):
+        for i in items:
+            if 'slow' in i.keywords: i.add_marker(pytest.mark.skip(reason='takes many minutes; pytest --slow runs it'))
+
+def pytest_configure(config): config.addinivalue_line('markers', 'slow: takes many minutes')
+
+
 @pytest.fixture
 def real():
     "`real('busi')` is the folder of that data set; the test is skipped where it is absent."

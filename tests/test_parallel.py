@@ -74,3 +74,20 @@ def test_stages(tmp_path):
     notes = json.loads((tmp_path/'run/stages.json').read_text()); assert set(notes) == {'inception', 'pretrain', 'finetune', 'refine'} and notes['pretrain']['image_passes'] == 16
     assert not (tmp_path/'run/.process1').exists() and (tmp_path/'run/refine.safetensors').exists()
     assert launch(2, *args, module=True) == said   # a second call finds all stages done, in both processes
+
+NOTEBOOK = """from pathlib import Path
+from accelerate import notebook_launcher
+from sabr.config import RunConfig
+from sabr.parallel import train_together
+cfg = RunConfig(out_dir=f'{folder}/run', data_path=f'{folder}/data', steps=2, finetune_steps=1, refine_steps=1, epochs=1, image_size=32, preset='unet_small', device='cpu', data_options=dict(n_patients=20, size=32))
+notebook_launcher(train_together, (cfg,), num_processes=2, use_port=port)"""
+
+def test_notebook_launcher(tmp_path, monkeypatch):
+    "The same from a notebook: its kernel starts both processes."
+    import nbformat, socket
+    from nbclient import NotebookClient
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    for k in ('OMP_NUM_THREADS', 'PYTHONPATH'): monkeypatch.setenv(k, ENV[k])
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"folder, port = {str(tmp_path)!r}, '{port}'\n" + NOTEBOOK)])
+    NotebookClient(nb, timeout=400, kernel_name='python3').execute()
+    notes = json.loads((tmp_path/'run/stages.json').read_text()); assert set(notes) == {'inception', 'pretrain', 'finetune', 'refine'} and notes['pretrain']['image_passes'] == 16

@@ -97,3 +97,24 @@ def test_run_that_kills_its_worker_and_one_that_cannot_be_written(tmp_path, caps
     said = capsys.readouterr().out; assert 'its kernel died' in said and '1 done, 1 failed' in said
     (tmp_path/'file').write_text(''); assert main([str(path), '--out', str(tmp_path/'file/out')]) == 1
     assert re.search('sabr_sweep: .*file/out', capsys.readouterr().err)
+
+@pytest.mark.slow
+def test_study_of_phantoms(tmp_path):
+    "The 24 trainings of studies/phantoms.yml on a cluster of this machine: one worker is killed, then the driver, then the same command finishes the study."
+    import psutil
+    from safetensors.numpy import load_file
+    path, out, t0 = HERE/'nbs/experiments/studies/phantoms.yml', tmp_path/'out', time.time()
+    said = lambda *a: print(f'{time.time() - t0:5.0f} s', *a, flush=True)
+    workers = lambda p: [c for c in psutil.Process(p.pid).children(recursive=True) if 'spawn_main' in ' '.join(c.cmdline())]
+    a = driver(path, out, '--workers', '2'); wait_for(lambda: finished(out) >= 5, 1200)
+    victim = workers(a)[0]; victim.kill(); said('killed a worker;', finished(out), 'done'); n = finished(out)
+    wait_for(lambda: finished(out) >= n + 6, 1200); a.kill(); first, _ = a.communicate(); n = finished(out); said('killed the driver;', n, 'done'); assert n < 24
+    b = driver(path, out, '--workers', '2'); second, _ = b.communicate(timeout=2400); said('finished'); assert b.returncode == 0, second
+    states = [json.loads(p.read_text()) for p in out.glob('*/*/run.json')]
+    said(len(states), 'runs; attempts', sorted(s['attempt'] for s in states)); print(first + second)
+    assert len(states) == 24 and all(s['status'] == 'done' and 0 < s['result']['dice'] < 1 for s in states)
+    assert max(s['attempt'] for s in states) >= 2
+    for k in (s['key'] for s in states): assert len(re.findall(f'^done +{k}', first + second, re.M)) <= 1, k
+    for p in out.rglob('*.safetensors'): assert load_file(p)
+    for p in out.rglob('*.ipynb'): nbformat.validate(nbformat.read(p, 4))
+    assert not [p for p in out.rglob('*') if '.tmp' in p.name]
