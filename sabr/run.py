@@ -81,7 +81,8 @@ def execute_notebook(path, # of the notebook
     logging.getLogger('papermill').setLevel(logging.ERROR)  # it cannot read every default, and need not
     name = Path(path).stem
     for attempt in range(3):
-        try: return pm.execute_notebook(str(path), str(out), params, progress_bar=False, kernel_name='python3', cwd=str(Path(cwd).resolve()), log_output=False,
+        try: return pm.execute_notebook(str(path), str(out), params, progress_bar=False, kernel_name='python3', log_output=False,
+                                        resources=dict(metadata=dict(path=str(Path(cwd).resolve()))),  # the folder of the kernel alone: papermill's cwd is that of the whole process
                                         extra_arguments=['--IPKernelApp.log_level=CRITICAL'])
         except pm.PapermillExecutionError as e: raise SabrError(f'{name}: {e.ename}: {e.evalue}\n(the cell that failed: {out})') from e
         except DeadKernelError as e: raise SabrError(f'{name}: its kernel died; most often there was not enough memory') from e

@@ -7,8 +7,8 @@ __all__ = ['KEYS', 'KINDS', 'NOT_HASHED', 'find_notebook', 'notebook_parameters'
            'check_parameters', 'study_table']
 
 # %% ../nbs/24_study.ipynb #fb59a53f
-import ast, itertools, json
-from dataclasses import dataclass, field
+import ast, itertools, json, re
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 import nbformat
@@ -29,27 +29,41 @@ def find_notebook(name:str, # of an experiment ('01_pretrain'), or path of a not
 
 @cache
 def notebook_parameters(path:Path) -> dict: # name -> (type, default)
-    "Read the cell tagged `parameters`; raises `ConfigError` when there is none or it holds something else than assignments."
-    nb = nbformat.read(path, 4)
+    "Read the cell tagged `parameters`; raises `ConfigError` when there is none or it holds something else than names and plain values."
+    try: nb = nbformat.read(path, 4)
+    except Exception as e: raise ConfigError(f'{path}: is not a notebook ({_line(e)}).') from e
     cell = next((c for c in nb.cells if 'parameters' in c.metadata.get('tags', [])), None)
     if cell is None: raise ConfigError(f'{path}: has no cell with the tag `parameters`, so it cannot be told anything.')
     out = {}
-    for node in ast.parse(cell.source).body:
-        if not isinstance(node, (ast.AnnAssign, ast.Assign)): raise ConfigError(f'{path}: its parameters cell, line {node.lineno}, is no assignment.')
-        name = (node.target if isinstance(node, ast.AnnAssign) else node.targets[0]).id
-        default = eval(compile(ast.Expression(node.value), str(path), 'eval'), {'__builtins__': {}, 'dict': dict, 'list': list})
-        out[name] = type(default), default
+    try: nodes = ast.parse(cell.source).body
+    except SyntaxError as e: raise ConfigError(f'{path}: its parameters cell, line {e.lineno}, is not Python.') from e
+    for node in nodes:
+        name = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, 'target', None)
+        if not isinstance(node, (ast.AnnAssign, ast.Assign)) or not isinstance(name, ast.Name): raise ConfigError(f'{path}: its parameters cell, line {node.lineno}, is no assignment to a name.')
+        try: default = eval(compile(ast.Expression(node.value), str(path), 'eval'), {'__builtins__': {}, 'dict': dict, 'list': list})
+        except Exception as e: raise ConfigError(f'{path}: its parameters cell, line {node.lineno}: {name.id} needs a plain value.') from e
+        out[name.id] = type(default), default
     return out
+
+def _line(e) -> str: return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 # %% ../nbs/24_study.ipynb #a20a1f31
 KEYS = ('name', 'notebooks', 'parameters', 'grid', 'list', 'seeds')
 KINDS = dict(notebooks=(str, list), parameters=(dict,), grid=(dict,), list=(list,), seeds=(int, list), stages=(dict,), name=(str,))
 
+class _Loader(yaml.SafeLoader):
+    "A key that stands twice is an error, not a loss."
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value if isinstance(k, yaml.ScalarNode)]
+        for (k, _), key in zip(node.value, keys):
+            if keys.count(key) > 1: raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands here more than once", k.start_mark)
+        return super().construct_mapping(node, deep)
+
 def read_study(path) -> dict: # as in the file, with `stages`
     "Raises `ConfigError` for a file that is missing, malformed or has unknown keys."
-    try: raw = yaml.safe_load(Path(path).read_text())
+    try: raw = yaml.load(Path(path).read_text(), _Loader)
     except OSError as e: raise ConfigError(f'{path}: cannot be read ({e.strerror}).') from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, ValueError) as e:
         line = getattr(e, 'problem_mark', None)
         raise ConfigError(f"{path}{f', line {line.line + 1}' if line else ''}: is not YAML ({getattr(e, 'problem', None) or e}).") from e
     if not isinstance(raw, dict): raise ConfigError(f"{path}: must be a list of `key: value`, with the keys {', '.join(KEYS)} or stages.")
@@ -57,6 +71,7 @@ def read_study(path) -> dict: # as in the file, with `stages`
     if stages is None: return dict(name=raw.get('name', Path(path).stem), stages=dict(runs=raw))
     if not stages: raise ConfigError(f'{path}: `stages` is empty.')
     for name, s in stages.items():
+        if not re.fullmatch(r'[\w-][\w.-]*', str(name)): raise ConfigError(f"{path}: stage '{name}' names a folder; take letters, digits, - and _.")
         if not isinstance(s, dict): raise ConfigError(f"{path}: stage '{name}' must hold keys, such as notebooks and grid.")
         _check_keys(f"{path}: stage '{name}'", s, KEYS[1:])
     shared = lambda s, k: {**raw.get(k, {}), **s.get(k, {})}
@@ -65,6 +80,8 @@ def read_study(path) -> dict: # as in the file, with `stages`
 
 def _check_keys(where, d, known):
     for k, v in d.items():
+        if k in ('list', 'notebooks') and isinstance(v, list) and not all(isinstance(x, dict if k == 'list' else str) for x in v):
+            raise ConfigError(f"{where}: every entry of `{k}` must be {'a mapping such as {steps: 400}' if k == 'list' else 'a name or a path'}.")
         if k not in known: raise ConfigError(f"{where}: there is no key '{k}'." + suggest(k, known))
         if not isinstance(v, KINDS[k]) or isinstance(v, bool): raise ConfigError(f"{where}: `{k}` must be {' or '.join(t.__name__ for t in KINDS[k])}, not {v!r}.")
 
@@ -112,6 +129,11 @@ def _stage_runs(name, s, root):
         if k in s and not s[k]: raise ConfigError(f"stage '{name}': `{k}` is empty. Give it something to vary, or leave it out.")
     seeds = s.get('seeds', []); seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
     if 'seeds' in s and not seeds: raise ConfigError(f"stage '{name}': `seeds` is empty.")
+    places = dict(grid=set(s.get('grid', {})), list={k for e in s.get('list', []) for k in e}, seeds={'seed'} if 'seeds' in s else set())
+    for a, b in itertools.combinations(places, 2):
+        if both := places[a] & places[b]: raise ConfigError(f"stage '{name}': '{min(both)}' stands in `{a}` and in `{b}`. Keep one.")
+    for k in NOT_HASHED:
+        if any(k in p for p in places.values()) or k == 'out_dir' and k in s.get('parameters', {}): raise ConfigError(f"stage '{name}': {k} cannot be varied: each run has a folder of its own, and a device gives no other result.")
     points = [dict(zip(s.get('grid', {}), p)) for p in itertools.product(*s.get('grid', {}).values())]
     for entry, point, seed in itertools.product(s.get('list', [{}]), points, seeds or [None]):
         varied = entry | point | ({} if seed is None else dict(seed=seed))
@@ -126,14 +148,23 @@ def check_parameters(where:str, known:dict, # of `notebook_parameters`
         if k not in known: raise ConfigError(f"{where}: there is no parameter '{k}'." + suggest(k, known))
         kind = known[k][0]
         if kind is float and type(v) is int: v = float(v)
+        try: json.dumps(v)
+        except TypeError as e: raise ConfigError(f'{where}: {k}={v!r} must be made of numbers, texts, lists and mappings; put dates in quotes.') from e
         if type(v) is not kind: raise ConfigError(f"{where}: {k}={v!r} is a {type(v).__name__}; it must be a {kind.__name__}." + (' YAML reads 1e-3 as text; write 1.0e-3.' if kind is float and isinstance(v, str) else ''))
         out[k] = v
-    if set(known) == set(RunConfig.__dataclass_fields__):
-        try: make_config(**out)
+    if set(known) == set(RunConfig.__dataclass_fields__) or {'method', 'protocol_name', 'changes'} <= set(known):
+        try: _check_values(out)
         except ConfigError as e: raise ConfigError(f'{where}: {e}') from e
     return out
 
+def _check_values(p):
+    "Of the five stages, or of a notebook that trains one method (10_method)."
+    if 'protocol_name' not in p: make_config(**p); return
+    from sabr.compare import protocol, run_config
+    base = make_config(**protocol(p['protocol_name'])[0] | {k: p[k] for k in ('dataset', 'data_path', 'out_dir', 'device') if k in p} | p['changes'])
+    make_config(**asdict(run_config(base, p['method'], p['label_fraction'], p['seed'])))
+
 # %% ../nbs/24_study.ipynb #ccbbcafd
 def study_table(runs:list[Run]) -> pd.DataFrame: # one row a run
-    rows = [dict(stage=r.stage, run=r.key, **{k: v if isinstance(v, (str, int, float, bool)) else json.dumps(v) for k, v in r.varied.items()}, status=r.state()['status']) for r in runs]
+    rows = [dict(stage=r.stage, run=r.key) | {k if k not in ('stage', 'run', 'status', 'error') else f'{k}_parameter': v if isinstance(v, (str, int, float, bool)) else json.dumps(v) for k, v in r.varied.items()} | dict(status=r.state()['status']) for r in runs]
     return pd.DataFrame(rows)

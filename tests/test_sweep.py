@@ -8,9 +8,10 @@ from sabr.sweep import main
 
 HERE = Path(__file__).parent.parent
 ENV = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get('PYTHONPATH', '')]), PYTHONUNBUFFERED='1')
-CODE = """import time
-open(out_dir + '/log.txt', 'a').write('start\\n'); time.sleep(wait)
-open(out_dir + '/log.txt', 'a').write('end\\n')"""
+# as the stages do, it notes that its work is done: a kernel may outlive its killed worker for a second, and finish
+CODE = """import os, time
+if not os.path.exists(out_dir + '/result'):
+    time.sleep(wait); open(out_dir + '/log.txt', 'a').write('end\\n'); open(out_dir + '/result', 'w').close()"""
 
 def notebook(path):
     nb = nbformat.v4.new_notebook(metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')))
@@ -50,7 +51,8 @@ def cluster(tmp_path):
     start = lambda *a, env=ENV: procs.append(subprocess.Popen([sys.executable, '-m', 'dask', *a], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)) or procs[-1]
     start('scheduler', '--host', '127.0.0.1', '--port', '0', '--no-dashboard', '--scheduler-file', str(file)); wait_for(file.exists)
     address = json.loads(file.read_text())['address']
-    worker = lambda env=ENV: start('worker', address, '--nthreads', '1', '--no-nanny', '--no-dashboard', '--memory-limit', '0', '--local-directory', str(tmp_path), env=env)
+    def worker(env=ENV): return start('worker', address, '--nthreads', '1', '--no-nanny', '--no-dashboard', '--memory-limit', '0', '--local-directory', str(tmp_path), env=env)
+    worker.scheduler = procs[0]
     yield address, worker
     for p in procs: p.kill()
 
@@ -88,6 +90,19 @@ def test_other_version(tmp_path, cluster):
     with Client(address, set_as_default=False) as c: c.wait_for_workers(2, timeout=60)
     b = driver(path, out, '--scheduler', address); text, _ = b.communicate(timeout=120); assert b.returncode == 0 and text.count('it has sabr 9.9') == 1, text
     check(out, 2)
+
+def test_mixed_cluster_and_scheduler_killed(tmp_path, cluster):
+    "Beside a worker of another version the only good one dies and is replaced; then the scheduler goes: one line, and the next call finishes."
+    address, worker = cluster; path, out = study(tmp_path, 12), tmp_path/'out'
+    (tmp_path/'other/sabr').mkdir(parents=True); (tmp_path/'other/sabr/__init__.py').write_text("__version__ = '9.9'\n")
+    good = worker(); worker(env=ENV | dict(PYTHONPATH=os.pathsep.join([str(tmp_path/'other'), os.environ.get('PYTHONPATH', '')])))
+    from distributed import Client
+    with Client(address, set_as_default=False) as c: c.wait_for_workers(2, timeout=60)
+    a = driver(path, out, '--scheduler', address); wait_for(lambda: finished(out) >= 2); good.kill(); n = finished(out); worker()
+    wait_for(lambda: finished(out) >= n + 2); worker.scheduler.kill(); text, _ = a.communicate(timeout=120)
+    assert a.returncode == 1 and 'the scheduler is gone' in text and 'Traceback' not in text and 'failed ' not in text, text
+    b = driver(path, out, '--workers', '2'); text, _ = b.communicate(timeout=240); assert b.returncode == 0, text
+    check(out, 12)
 
 def test_run_that_kills_its_worker_and_one_that_cannot_be_written(tmp_path, capsys):
     path = study(tmp_path, 2); out = tmp_path/'out'
