@@ -18,7 +18,7 @@ import seaborn as sns
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from .core import SabrError, load_json, save_json
-from .report import read_index
+from .report import case_table, read_index
 
 # %% ../nbs/28_overhead.ipynb #b61b1b5a
 def empty_study(folder, n:int) -> Path: # of study.yml; the runs go to folder/out
@@ -83,12 +83,13 @@ def overhead_figure(memory:pd.DataFrame, runs:pd.DataFrame, kernel:np.ndarray) -
     b.set(xlabel='runs done', ylabel="seconds of a worker's time", ylim=(0, None)); b.legend(frameon=False); sns.despine(fig=fig); return fig
 
 # %% ../nbs/28_overhead.ipynb #d78b4c7a
-def index_seconds(folder, n:int=10_000) -> dict: # seconds of the first and of the second reading
-    "Make the folders of `n` finished runs and read them."
+def index_seconds(folder, n:int=10_000, cases:int=100) -> dict: # seconds of the first and of the second reading
+    "Make the folders of `n` finished runs, with scores of test cases, and read them."
+    names = [f'c{i}' for i in range(cases)]; table = pd.DataFrame({'case': names, 'patient': names, 'class': 'a', 'dice': .8, 'hd95': 5.}).to_csv(index=False)
     for i in range(n):
-        run = dict(key=f'{i:016x}', varied=dict(method=f'm{i % 10}', seed=i // 10), status='done', seconds=60., host='h', attempt=1, result=dict(dice=.8, hd95=5., n_misses=0))
-        (Path(folder)/'runs'/run['key']).mkdir(parents=True); save_json(run, Path(folder)/'runs'/run['key']/'run.json')
+        told = dict(method=f'm{i % 10}', seed=i // 10); run = Path(folder)/'runs'/f'{i:016x}'; run.mkdir(parents=True); (run/'test_rival.csv').write_text(table)
+        save_json(dict(varied=told, parameters=told, status='done', seconds=60., host='h', attempt=1, result=dict(dice=.8, hd95=5., n_misses=0)), run/'run.json')
     times = {}
     for name in ('first', 'again'):
-        t0 = time.time(); assert len(read_index(folder)) == n; times[name] = time.time() - t0
+        t0 = time.time(); index = read_index(folder); scores = case_table(folder, index); times[name] = time.time() - t0; assert (len(index), len(scores)) == (n, n * cases)
     return times

@@ -8,24 +8,33 @@ __all__ = ['INDEX', 'FIELDS', 'read_index', 'varied_columns', 'missing_runs', 'g
            'write_report', 'main']
 
 # %% ../nbs/26_report.ipynb #346d52a8
-import argparse, json, os, sys
+import argparse, json, os, sys, warnings
 from pathlib import Path
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
 import seaborn as sns
 from matplotlib.figure import Figure
-from .compare import difference_table as differences, plt_close
+from .compare import holm, plt_close
 from .core import ConfigError, DataError, SabrError, atomic_path, load_json, suggest
+from .evaluate import paired_difference
+from .run import execute_notebook
+from .study import NOT_HASHED, find_notebook
 
 # %% ../nbs/26_report.ipynb #ac7bfdd7
 INDEX = 'index.parquet'
-FIELDS = dict(stage='', run='', mtime=0, status='', seconds=np.nan, host='', attempt=0, error='', dice=np.nan, hd95=np.nan, n_misses=np.nan, varied='{}')
+FIELDS = dict(stage='', run='', mtime=0, status='', seconds=np.nan, host='', attempt=0, error='', dice=np.nan, hd95=np.nan, n_misses=np.nan, varied='{}', parameters='{}')
 
 def _row(stage, run, path, mtime):
     try: s = load_json(path)
     except DataError: s = dict(status='unreadable')
-    r = s.get('result') or {}
-    row = dict(stage=stage, run=run, mtime=mtime, varied=json.dumps(s.get('varied', {}), sort_keys=True)) | {k: s[k] for k in ('status', 'seconds', 'host', 'attempt', 'error') if s.get(k) is not None}
+    r, told = s.get('result') or {}, s.get('parameters') or s.get('varied', {})
+    told = told | dict(notebooks=' '.join(Path(b).stem for b in s.get('notebooks', [])))
+    row = {k: s[k] for k in ('status', 'seconds', 'host', 'attempt', 'error') if s.get(k) is not None}
+    row |= dict(stage=stage, run=run, mtime=mtime, varied=json.dumps(s.get('varied', {}), sort_keys=True), parameters=json.dumps(told, sort_keys=True))
+    if r.get('wall_s'): row['seconds'] = r['wall_s']   # of the training, where the notebooks say it
     return FIELDS | row | {k: r[k] for k in ('dice', 'hd95', 'n_misses') if r.get(k) is not None}
 
 def read_index(root) -> pd.DataFrame: # the columns of `FIELDS`, a row a run
@@ -37,6 +46,7 @@ def read_index(root) -> pd.DataFrame: # the columns of `FIELDS`, a row a run
     if not stamp: raise DataError(f'{root}: holds no runs. Make some with sabr_sweep.')
     try: old = pd.read_parquet(root/INDEX)
     except (OSError, ValueError): old = pd.DataFrame(FIELDS, index=[])   # none yet, or broken: it is made again
+    if list(old) != list(FIELDS): old = pd.DataFrame(FIELDS, index=[])   # of an earlier version
     keep = [stamp.get(k) == m for *k, m in zip(old.stage, old.run, old.mtime) for k in [tuple(k)]]
     old = old[np.array(keep, bool)]; known = set(zip(old.stage, old.run))
     new = pd.DataFrame([_row(*k, there[k], m) for k, m in stamp.items() if k not in known], columns=list(FIELDS))
@@ -46,9 +56,10 @@ def read_index(root) -> pd.DataFrame: # the columns of `FIELDS`, a row a run
     return table
 
 # %% ../nbs/26_report.ipynb #28a9ee07
-def varied_columns(index:pd.DataFrame) -> pd.DataFrame: # the index, with a column for every parameter that varies
-    v = pd.DataFrame([{k: x if isinstance(x, (str, int, float, bool)) else json.dumps(x) for k, x in json.loads(t).items()} for t in index.varied], index=index.index)
-    return index.join(v, rsuffix='_parameter')
+def varied_columns(index:pd.DataFrame) -> pd.DataFrame: # the index, with a column for every parameter that differs between its runs
+    plain = lambda d: {k: x if isinstance(x, (str, int, float, bool)) else json.dumps(x) for k, x in d.items() if k not in NOT_HASHED}
+    p = pd.DataFrame([plain(json.loads(t)) for t in index.parameters], index=index.index)
+    return index.join(p[[c for c in p if p[c].nunique(dropna=False) > 1]], rsuffix='_parameter')
 
 def missing_runs(root, index:pd.DataFrame) -> pd.DataFrame: # stage, run, varied, why
     "Runs of the study that are not done."
@@ -67,34 +78,42 @@ def score_table(index:pd.DataFrame) -> pd.DataFrame: # best first within what el
     if not by: t, by = t.assign(runs='all'), ['runs']
     g = t.groupby(by, sort=False, dropna=False); out = g[['dice', 'hd95', 'n_misses', 'seconds']].mean()
     out.insert(1, 'dice_sd', g.dice.std()); out.insert(0, 'seeds', g.size())
-    return out.reset_index().sort_values([c for c in by if c != 'method'] + ['dice'], ascending=[True] * len([c for c in by if c != 'method']) + [False], ignore_index=True)
+    order = [c for c in by if c != 'method']; texts = lambda c: c if pd.api.types.is_numeric_dtype(c) else c.astype(str)
+    return out.reset_index().sort_values([*order, 'dice'], ascending=[True] * len(order) + [False], key=texts, ignore_index=True)
 
 # %% ../nbs/26_report.ipynb #92de5c74
 def training_folder(folder) -> Path: # where the history is: the run's folder, or the one folder in it that has one
-    return next((p.parent for p in [Path(folder)/'history.csv', *sorted(Path(folder).glob('*/history.csv'))] if p.exists()), Path(folder))
+    if (Path(folder)/'history.csv').exists(): return Path(folder)
+    within = list(Path(folder).glob('*/history.csv'))
+    return within[0].parent if len(within) == 1 else Path(folder)   # several: which one it is about cannot be told
 
-def run_scores(folder) -> pd.DataFrame: # case, patient, class, dice, hd95 of the test cases, by the last network
+def run_scores(folder): # pyarrow table of case, patient, class, dice, hd95: the test cases by the last network
     "Raises `DataError` where a run has none."
-    folder = training_folder(folder)
-    for name in ('test_refine.csv', 'test_rival.csv'):
-        if (folder/name).exists(): return pd.read_csv(folder/name, dtype=dict(case=str, patient=str))
-    if not (folder/'per_case.csv').exists(): raise DataError(f'{folder}: holds no scores of test cases.')
-    t, last = pd.read_csv(folder/'per_case.csv', dtype=dict(case=str, patient=str)), load_json(folder/'metrics.json')['final_stage']
-    return t[(t.stage == last) & (t.split == 'test')]
+    folder = training_folder(folder); keep = ['case', 'patient', 'class', 'dice', 'hd95']
+    read = lambda path, more=(): csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=[*keep, *more], column_types=dict(case=pa.string(), patient=pa.string(), dice=pa.float64(), hd95=pa.float64())))
+    try:
+        for name in ('test_refine.csv', 'test_rival.csv'):
+            if (folder/name).exists(): return read(folder/name)
+        t, last = read(folder/'per_case.csv', ('stage', 'split')), load_json(folder/'metrics.json')['final_stage']
+    except (OSError, KeyError, pa.ArrowInvalid) as e: raise DataError(f'{folder}: holds no scores of test cases ({e}).') from e
+    return t.filter((pc.field('stage') == last) & (pc.field('split') == 'test')).select(keep)
 
 def case_table(root, index:pd.DataFrame) -> pd.DataFrame: # stage, run, case, patient, class, dice, hd95
     "Scores of all test cases of the finished runs."
-    path, done = Path(root)/'cases.parquet', index[index.status == 'done']
+    path, done = Path(root)/'cases.parquet', index[index.status == 'done'][['stage', 'run', 'mtime']]
     try: old = pd.read_parquet(path)
     except (OSError, ValueError): old = pd.DataFrame(dict(stage=[], run=[], mtime=[]))
-    now = dict(zip(zip(done.stage, done['run']), done.mtime)); old = old[np.array([now.get((s, r)) == m for s, r, m in zip(old.stage, old['run'], old.mtime)], bool)]; known, new = set(zip(old.stage, old['run'])), []
-    for s, r, m in zip(done.stage, done['run'], done.mtime):
-        if (s, r) in known: continue
-        try: new.append(run_scores(Path(root)/s/r)[['case', 'patient', 'class', 'dice', 'hd95']].assign(stage=s, run=r, mtime=m))
+    there = old[['stage', 'run', 'mtime']].drop_duplicates().astype(dict(mtime='int64')); good = there.merge(done)
+    if len(good) < len(there): old = old.merge(good)
+    new = []
+    for s, r, m in sorted(set(done.itertuples(index=False, name=None)) - set(good.itertuples(index=False, name=None))):
+        try: t = run_scores(Path(root)/s/r)
         except DataError: continue
-    table = pd.concat([*([old] if len(old) else []), *new], ignore_index=True) if new or len(old) else old
-    if new:
-        with atomic_path(path) as tmp: table.to_parquet(tmp)
+        for name, value in dict(stage=s, run=r, mtime=m).items(): t = t.append_column(name, pa.repeat(value, len(t)))
+        new.append(t)
+    if not new: return old
+    table = pd.concat([*([old] if len(old) else []), pa.concat_tables(new, promote_options='permissive').to_pandas()], ignore_index=True)
+    with atomic_path(path) as tmp: table.to_parquet(tmp)
     return table
 
 # %% ../nbs/26_report.ipynb #d9a3055f
@@ -103,50 +122,64 @@ def difference_table(root, index:pd.DataFrame, what:str='method', reference:str=
     t = varied_columns(index[index.status == 'done']); by = [c for c in groups(t) if c != what]
     if what not in groups(t): raise ConfigError(f"what='{what}' does not vary in this study." + suggest(what, groups(t)))
     if reference not in set(t[what].astype(str)): raise ConfigError(f"reference='{reference}': no finished run has {what}={reference}." + suggest(reference, set(t[what].astype(str))))
-    cases, tables = case_table(root, index), []
-    for key, g in t.groupby(by, sort=False) if by else [((), t)]:
-        scores = {v: cases.merge(r[['stage', 'run']]) for v, r in g.groupby(g[what].astype(str), sort=False)}
-        scores = {v: t for v, t in scores.items() if len(t)}
-        if reference in scores and len(scores) > 1: tables.append(differences(scores, reference, score).rename(columns=dict(method=what)).assign(**dict(zip(by, key if isinstance(key, tuple) else (key,)))))
-    return pd.concat(tables, ignore_index=True)[[*by, what, 'rival', 'diff', 'lo', 'hi', 'p_holm', 'n_patients']] if tables else pd.DataFrame()
+    per = case_table(root, index).groupby(['stage', 'run', 'patient'])[[score]].mean().reset_index(); rows_of, tables = per.groupby(['stage', 'run']).indices, []
+    for key, g in t.groupby(by, sort=False, dropna=False) if by else [((), t)]:
+        runs = {v: {s: k for s, *k in zip(r.get('seed', [0] * len(r)), r.stage, r['run']) if tuple(k) in rows_of} for v, r in g.groupby(g[what].astype(str), sort=False)}
+        rows = [_difference(per, rows_of, what, reference, v, runs, score) for v in runs if v != reference and reference in runs and runs[v].keys() & runs[reference].keys()]
+        if rows := [r for r in rows if r]: tables.append(pd.DataFrame(rows).assign(p_holm=lambda d: holm(d.p), **dict(zip(by, key if isinstance(key, tuple) else (key,)))))
+    return pd.concat(tables, ignore_index=True)[[*by, what, 'rival', 'diff', 'lo', 'hi', 'p_holm', 'n_patients', 'n_seeds']] if tables else pd.DataFrame()
+
+def _difference(per, rows_of, what, reference, rival, runs, score) -> dict: # {} where they cannot be compared
+    seeds = sorted(runs[rival].keys() & runs[reference].keys())
+    a, b = (per.iloc[np.concatenate([rows_of[tuple(runs[v][s])] for s in seeds])] for v in (reference, rival))
+    try: return {what: reference, 'rival': rival} | paired_difference(a, b, score) | dict(n_seeds=len(seeds))
+    except DataError as e: warnings.warn(f'{reference} and {rival} are not compared: {e}'); return {}
 
 # %% ../nbs/26_report.ipynb #ff1391f1
+def _panels(t, y, most=12): # what else varies, in words; the first `most` combinations
+    rest = [c for c in groups(t) if c != y]
+    t = t.assign(panel=[', '.join(f'{c}={v}' for c, v in zip(rest, r)) for r in t[rest].astype(str).itertuples(index=False)] if rest else '')
+    if (n := t.panel.nunique()) > most: warnings.warn(f'{n} combinations of {", ".join(rest)}: the first {most} are drawn; all are in the table.')
+    return t[t.panel.isin(t.panel.unique()[:most])]
+
+def _nothing() -> Figure:
+    fig = Figure(figsize=(4, 1)); fig.text(.5, .5, 'no finished run', ha='center'); return fig
+
 def score_figure(index:pd.DataFrame, y:str='method') -> Figure:
     "Every seed a dot, the mean a bar; a panel for each combination of what else varies."
-    t = varied_columns(index[index.status == 'done']); y = y if y in groups(t) else (groups(t) or ['stage'])[0]; rest = [c for c in groups(t) if c != y]
-    t = t.assign(panel=[', '.join(f'{c}={v}' for c, v in zip(rest, r)) for r in t[rest].astype(str).itertuples(index=False)] if rest else '')
-    order = t.groupby(y).dice.mean().sort_values(ascending=False).index
+    t = varied_columns(index[(index.status == 'done') & index.dice.notna()]); y = y if y in groups(t) else (groups(t) or ['stage'])[0]
+    if not len(t): return _nothing()
+    t = _panels(t.assign(**{y: t[y].astype(str)}), y); order = t.groupby(y).dice.mean().sort_values(ascending=False).index
     grid = sns.catplot(t, x='dice', y=y, order=order, col='panel', col_wrap=min(4, t.panel.nunique()), kind='bar', errorbar=None, color='#c9d6e2', height=.3 * len(order) + 1.2, aspect=1.5, orient='h')
     for name, ax in grid.axes_dict.items():
         sns.stripplot(t[t.panel == name], x='dice', y=y, order=order, color='#33495e', size=4, ax=ax, orient='h'); ax.set_xlim(max(0, t.dice.min() - .05), min(1, t.dice.max() + .03)); ax.set(title=name, xlabel='Dice', ylabel='')
     plt_close(grid.figure); return grid.figure
 
-def learning_curves(root, index:pd.DataFrame, hue:str='method', most:int=200) -> Figure:
-    "Validation Dice by step, stages one after the other; the band is over seeds."
-    t = varied_columns(index[index.status == 'done']).head(most); hue, rows = hue if hue in t else (groups(t) or ['stage'])[0], []
-    for _, r in t.iterrows():
+def learning_curves(root, index:pd.DataFrame, hue:str='method', most:int=10) -> Figure: # seeds drawn, of each curve
+    "Validation Dice by step, stages one after the other; the band is over seeds, a panel for each combination of what else varies."
+    t = varied_columns(index[index.status == 'done']); hue, rows = hue if hue in t else (groups(t) or ['stage'])[0], []
+    for _, r in (_panels(t, hue).groupby([hue, 'panel'], sort=False, dropna=False).head(most) if len(t) else t).iterrows():
         try: h = pd.read_csv(training_folder(Path(root)/r.stage/r['run'])/'history.csv')
         except OSError: continue
         ends = h.groupby('stage', sort=False).step.max(); before = ends.cumsum() - ends
-        rows.append(pd.DataFrame({'step': h.step + h.stage.map(before), 'validation Dice': h.valid_dice, hue: str(r[hue])}))
-    fig = Figure(figsize=(6, 3.2)); ax = fig.subplots()
-    if rows: sns.lineplot(pd.concat(rows), x='step', y='validation Dice', hue=hue, errorbar='sd', ax=ax); sns.move_legend(ax, 'upper left', bbox_to_anchor=(1, 1), frameon=False)
-    return fig
+        rows.append(pd.DataFrame({'step': h.step + h.stage.map(before), 'validation Dice': h.valid_dice, hue: str(r[hue]), 'panel': r.panel}))
+    if not rows: return _nothing()
+    table = pd.concat(rows, ignore_index=True)
+    grid = sns.relplot(table, x='step', y='validation Dice', hue=hue, hue_order=sorted(set(table[hue])), marker='o', col='panel', col_wrap=min(4, table.panel.nunique()), kind='line', errorbar='sd', height=3.2, aspect=1.3)
+    grid.set_titles('{col_name}'); plt_close(grid.figure); return grid.figure
 
 def cost_figure(index:pd.DataFrame, y:str='method') -> Figure:
-    "Dice against minutes a run."
+    "Dice against minutes of training a run."
+    if not (index.status == 'done').any(): return _nothing()
     t = score_table(index); y = y if y in t else t.columns[0]; fig = Figure(figsize=(4.5, 3.2)); ax = fig.subplots()
-    sns.scatterplot(t.assign(minutes=t.seconds / 60), x='minutes', y='dice', hue=y, ax=ax); sns.move_legend(ax, 'upper left', bbox_to_anchor=(1, 1), frameon=False); ax.set(xlabel='minutes a run', ylabel='Dice'); return fig
+    sns.scatterplot(t.assign(minutes=t.seconds / 60, **{y: t[y].astype(str)}), x='minutes', y='dice', hue=y, hue_order=sorted(set(t[y].astype(str))), ax=ax); sns.move_legend(ax, 'upper left', bbox_to_anchor=(1, 1), frameon=False); ax.set(xlabel='minutes a run', ylabel='Dice'); return fig
 
 # %% ../nbs/26_report.ipynb #05c6bcde
 def write_report(root, what:str='method', reference:str='default') -> Path: # report.html
     "Execute 11_report for a folder of runs. Raises `SabrError` with the line that matters."
-    import papermill as pm
     from nbconvert import HTMLExporter
-    from sabr.study import find_notebook
     root = Path(root).resolve(); read_index(root)
-    try: pm.execute_notebook(str(find_notebook('11_report')), str(root/'report.ipynb'), dict(out_dir=str(root), what=what, reference=reference), progress_bar=False, kernel_name='python3', log_output=False)
-    except pm.PapermillExecutionError as e: raise SabrError(f'11_report: {e.ename}: {e.evalue}') from e
+    execute_notebook(find_notebook('11_report'), root/'report.ipynb', dict(out_dir=str(root), what=what, reference=reference))
     html, _ = HTMLExporter(exclude_input=True, embed_images=True).from_filename(str(root/'report.ipynb'))
     with atomic_path(root/'report.html') as tmp: tmp.write_text(html)
     return root/'report.html'
@@ -157,4 +190,4 @@ def main(argv=None) -> int:
     ap.add_argument('folder', help='of a study, as sabr_sweep made it'); ap.add_argument('--what', default='method', help='the parameter whose values are compared'); ap.add_argument('--reference', default='default', help='the value that the others are compared with')
     a = ap.parse_args(argv)
     try: print(write_report(a.folder, a.what, a.reference)); return 0
-    except SabrError as e: print(f'sabr_report: {e}', file=sys.stderr); return 1
+    except (SabrError, OSError) as e: print(f'sabr_report: {e}', file=sys.stderr); return 1

@@ -239,7 +239,7 @@ class CheckpointCallback(Callback):
         if dice > self.best_dice: self.best_dice, self.best = dice, copy.deepcopy(self.learn.ema.averaged.module.state_dict())
         if not self.path: return
         state = {k: p.state_dict() for k, p in self.parts().items()}
-        state |= dict(key=self.key, epoch=self.epoch + 1, rng=rng_state(), step=self.learn.loss_func.step, rows=self.learn.history.rows,
+        state |= dict(key=self.key, epoch=self.epoch + 1, rng=rng_state(), rank=process_share()[0], step=self.learn.loss_func.step, rows=self.learn.history.rows,
                       rounds=getattr(getattr(self.learn, 'adversarial', None), 'rounds', 0), best=self.best, best_dice=self.best_dice,
                       queues=getattr(self.dls.train, 'queues', None))
         torch.save(state, buf := io.BytesIO())  # bytes first: a full disk is then an OSError
@@ -255,11 +255,13 @@ class CheckpointCallback(Callback):
         l = self.learn; l.loss_func.step, l.history.rows, self.best, self.best_dice = s['step'], s['rows'], s['best'], s['best_dice']
         if hasattr(l, 'adversarial'): l.adversarial.rounds = s['rounds']
         if s['queues'] is not None: l.dls.train.queues = s['queues']
-        self.start, self.rng = s['epoch'], s['rng']
+        self.start, self.rng, self.rank = s['epoch'], s['rng'], s.get('rank', 0)
         return self.start
 
     def before_train(self):
-        if self.start and self.epoch == self.start: set_rng_state(self.rng)
+        if not self.start or self.epoch != self.start: return
+        set_rng_state(self.rng)
+        if self.rank != process_share()[0]: torch.manual_seed(torch.initial_seed() + process_share()[0])  # a copy of another process: shadows of its own
 
 # %% ../nbs/12_train.ipynb #00000028
 def make_learner(model:nn.Module, # on its device

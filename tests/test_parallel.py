@@ -66,6 +66,22 @@ def test_networks_critics_and_averages_stay_equal(tmp_path, script):
         for k, v in a[part].items(): assert torch.allclose(v.float(), b[part][k].float(), atol=1e-6), (part, k)
     assert not torch.equal(a['seen'], b['seen'])   # they saw different images
 
+def test_goes_on_where_the_first_process_was(tmp_path):
+    "Cut off in the middle of a stage, with the second process an epoch behind."
+    import signal, time, shutil
+    args = ['sabr.parallel', '--out_dir', tmp_path/'run', '--data_path', tmp_path/'data', '--steps', 40, '--finetune_steps', 1, '--refine_steps', 1, '--epochs', 8, '--image_size', 32,
+            '--preset', 'unet_small', '--device', 'cpu', '--data_options', '{"n_patients": 20, "size": 32}']
+    cmd = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--standalone', '-m', *map(str, args)]
+    p = subprocess.Popen(cmd, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    first, second, t0 = tmp_path/'run/pretrain.ckpt', tmp_path/'run/.process1/pretrain.ckpt', time.time()
+    epoch = lambda f: torch.load(f, weights_only=False)['epoch'] if f.exists() else 0
+    while epoch(second) < 1: assert time.time() - t0 < 200; time.sleep(.05)
+    shutil.copy(second, tmp_path/'behind')
+    while epoch(first) < 3: assert time.time() - t0 < 200; time.sleep(.05)
+    os.killpg(p.pid, signal.SIGKILL); p.wait(); shutil.copy(tmp_path/'behind', second); assert epoch(second) < epoch(first) < 8
+    said = launch(2, *args, module=True); assert 'refine:' in said
+    assert json.loads((tmp_path/'run/stages.json').read_text())['pretrain']['image_passes'] == 320
+
 def test_stages(tmp_path):
     "The stages of a run in two processes; sabr_run's folder, without anything left of the second process."
     args = ['sabr.parallel', '--out_dir', tmp_path/'run', '--data_path', tmp_path/'data', '--steps', 2, '--finetune_steps', 1, '--refine_steps', 1, '--epochs', 1, '--image_size', 32,
