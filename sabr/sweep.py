@@ -265,4 +265,5 @@ def main(argv=None) -> int: # 0 when all runs are done
         if a.dry_run: print(t.to_string()); return 0
         return int((sweep(runs, a.scheduler, a.workers).status != 'done').any())
     except SabrError as e: print(f'sabr_sweep: {e}', file=sys.stderr); return 1
+    except (OSError, RuntimeError) as e: print(f'sabr_sweep: {type(e).__name__}: {_line(e)}. The same command goes on where it was.', file=sys.stderr); return 1  # of the cluster
     except KeyboardInterrupt: print('\nsabr_sweep: interrupted. The same command goes on where it was.', file=sys.stderr); return 130
