@@ -32,7 +32,7 @@ def empty_study(folder, n:int) -> Path: # of study.yml; the runs go to folder/ou
 def kernel_seconds(n:int=6, workers:int=2) -> np.ndarray: # (n,) seconds
     def one(_):
         from jupyter_client.manager import start_new_kernel
-        t0 = time.time(); manager, client = start_new_kernel(kernel_name='python3')
+        t0 = time.time(); manager, client = start_new_kernel(kernel_name='python3', extra_arguments=['--IPKernelApp.log_level=CRITICAL'])
         client.execute_interactive('pass', output_hook=lambda m: None); client.stop_channels(); manager.shutdown_kernel(now=True)
         return time.time() - t0
     with ThreadPoolExecutor(workers) as pool: return np.array(list(pool.map(one, range(n))))
