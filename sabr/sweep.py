@@ -227,9 +227,10 @@ def _round(client, todo, board, say, live, versions, tries) -> list[Run]: # to b
 
 def _outcome(future, run) -> dict: # what happened, with its status
     from distributed.client import FutureCancelledError
+    from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker
     try: return future.result()
-    except FutureCancelledError: return dict(status='lost')   # with the scheduler
+    except (FutureCancelledError, CommClosedError): return dict(status='lost')   # with the scheduler
     except KilledWorker as e: return dict(status='failed', error=f'took {e.allowed_failures + 1} workers with it; most often there was not enough memory') if run.state()['status'] != 'new' else dict(status='lost')  # it only waited there
     except Exception as e: return dict(status='failed', error=f'{type(e).__name__}: {_line(e)}')
 
