@@ -13,7 +13,7 @@ import pandas as pd
 from .config import stage_notes
 from .core import ConfigError, DataError, SabrError, load_json, save_json
 from .run import execute_notebook
-from .study import Run, expand, find_notebook, notebook_parameters, read_study, study_table
+from .study import Run, error_line, expand, find_notebook, notebook_parameters, read_study, study_table
 
 # %% ../nbs/25_sweep.ipynb #a19347e2
 @contextlib.contextmanager
@@ -47,14 +47,13 @@ def execute_run(spec:dict, # key, folder, notebooks, parameters, varied, cwd, ve
         with run_lock(folder) as mine:
             if not mine: return dict(status='elsewhere')
             return _execute(spec, folder)
-    except (OSError, SabrError) as e: return dict(status='failed', error=_line(e))
-
-def _line(e) -> str: return (str(e).strip().splitlines() or [type(e).__name__])[0]
+    except (OSError, SabrError) as e: return dict(status='failed', error=error_line(e))
 
 def _state(folder):
     try: return load_json(folder/'run.json')
     except DataError: return {}
 
+# %% ../nbs/25_sweep.ipynb #ee7a6eed
 def _execute(spec, folder):
     then = _state(folder); before = then.get('seconds', 0)
     if then.get('status') == 'done': return then
@@ -69,7 +68,7 @@ def _execute(spec, folder):
             _notebook(name, folder, spec); state |= dict(finished=[*state['finished'], name], seconds=took()); save_json(state, folder/'run.json')
         state |= dict(status='done', result=run_result(folder), ended=time.time())
     except Exception as e:
-        state |= dict(status='failed', error=_line(e) if isinstance(e, SabrError) else f'{type(e).__name__}: {_line(e)} ({folder})', seconds=took())
+        state |= dict(status='failed', error=error_line(e) if isinstance(e, SabrError) else f'{type(e).__name__}: {error_line(e)} ({folder})', seconds=took())
     save_json(state, folder/'run.json'); return state
 
 def _notebook(name, folder, spec): # raises SabrError with the line that matters
@@ -103,7 +102,7 @@ def cluster_client(scheduler:str='', # address, e.g. tcp://10.0.0.1:8786; empty:
     warnings.filterwarnings('ignore', module='distributed'); logging.getLogger('distributed').setLevel(logging.CRITICAL)
     if scheduler:
         try: client = Client(scheduler, timeout=10, set_as_default=False)
-        except (OSError, ValueError, TypeError) as e: raise ConfigError(f"scheduler='{scheduler}' cannot be reached ({_line(e)}). Is it running, and does this machine see its port? Without --scheduler, this machine is used.") from e
+        except (OSError, ValueError, TypeError) as e: raise ConfigError(f"scheduler='{scheduler}' cannot be reached ({error_line(e)}). Is it running, and does this machine see its port? Without --scheduler, this machine is used.") from e
         with client: yield client
         return
     own = {'distributed.worker.profile.enabled': False}  # it would keep 90 KB a second
@@ -232,7 +231,7 @@ def _outcome(future, run) -> dict: # what happened, with its status
     try: return future.result()
     except (FutureCancelledError, CommClosedError): return dict(status='lost')   # with the scheduler
     except KilledWorker as e: return dict(status='failed', error=f'took {e.allowed_failures + 1} workers with it; most often there was not enough memory') if run.state()['status'] != 'new' else dict(status='lost')  # it only waited there
-    except Exception as e: return dict(status='failed', error=f'{type(e).__name__}: {_line(e)}')
+    except Exception as e: return dict(status='failed', error=f'{type(e).__name__}: {error_line(e)}')
 
 def _connected(client):
     "Raises `SabrError` when the scheduler is gone for good."
@@ -266,5 +265,5 @@ def main(argv=None) -> int: # 0 when all runs are done
         if a.dry_run: print(t.to_string()); return 0
         return int((sweep(runs, a.scheduler, a.workers).status != 'done').any())
     except SabrError as e: print(f'sabr_sweep: {e}', file=sys.stderr); return 1
-    except (OSError, RuntimeError) as e: print(f'sabr_sweep: {type(e).__name__}: {_line(e)}. The same command goes on where it was.', file=sys.stderr); return 1  # of the cluster
+    except (OSError, RuntimeError) as e: print(f'sabr_sweep: {type(e).__name__}: {error_line(e)}. The same command goes on where it was.', file=sys.stderr); return 1  # of the cluster
     except KeyboardInterrupt: print('\nsabr_sweep: interrupted. The same command goes on where it was.', file=sys.stderr); return 130
