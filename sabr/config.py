@@ -26,6 +26,8 @@ class RunConfig:
     preset: str = 'tiny' # network: tiny, small, base, unet_small, unet or paper
     recipe: str = 'default' # default, or published
     rival: str = '' # which rival the stage `rival` trains
+    rival_options: dict = field(default_factory=dict) # its `weight` and thresholds, see `rivals`
+    as_published: bool = False # rivals: with the supervised loss of their papers and nothing of the default recipe's
     image_size: int = 64 # side in pixels that images are stretched to
     steps: int = 24 # optimiser steps of pretraining
     batch_size: int = 4 # images a batch; half of them unlabelled in pretraining
@@ -44,7 +46,7 @@ class RunConfig:
     shadow_share: float = .5 # default recipe: share of the images that are seen a second time, in shadow
     told: float = .3 # default recipe: share of these whose mask says where the shadow is
     mix: float = .5 # default recipe: share of the second views with a box of another image
-    photometric: float = .5 # default recipe: how much gain, contrast, speckle ... are changed; 0 to 1
+    photometric: float = .5 # default recipe and rivals: how much gain, contrast, speckle ... are changed; 0 to 1
     per_image: bool = True # default recipe: Dice loss of each image on its own; False: of the batch as one
     tau: float = .5 # default recipe: least probability of a pseudo-label
     must_find: bool = True # default recipe: an image in which the teacher misses what labelled images always show teaches nothing
@@ -108,7 +110,7 @@ def notebook_config(names:dict, # `globals()` of the notebook
 
 # %% ../nbs/17_config.ipynb #0000000f
 FREE = ('out_dir', 'data_path', 'device')  # may change between calls for one run folder
-OURS = ('recipe', 'shadow', 'max_hole', 'shadow_share', 'told', 'mix', 'photometric', 'per_image', 'tau', 'must_find', 'warm', 'loss_weights', 'finetune_lr', 'refine_lr') # not used by a rival
+OURS = ('recipe', 'shadow', 'max_hole', 'shadow_share', 'told', 'mix', 'per_image', 'tau', 'must_find', 'warm', 'loss_weights', 'finetune_lr', 'refine_lr') # not used by a rival
 
 def open_run(cfg:RunConfig, data_fingerprint:str='') -> Path: # the run folder
     "Make the run folder or check that it is this configuration's."

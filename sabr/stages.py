@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEEDS', 'STAGES', 'ORDER', 'SCORED', 'TITLES', 'load_data', 'cached_geometry', 'stage', 'seconds_before',
-           'train_stage', 'weights_path', 'new_network', 'inception', 'known_labels', 'student', 'pretrain',
-           'inpainted_images', 'inpainting_quality', 'finetune', 'supervised', 'rival', 'refine', 'test',
+           'known_labels', 'prediction', 'train_stage', 'weights_path', 'new_network', 'inception', 'student',
+           'pretrain', 'inpainted_images', 'inpainting_quality', 'finetune', 'supervised', 'rival', 'refine', 'test',
            'collect_metrics', 'run_table']
 
 # %% ../nbs/18_stages.ipynb #00000002
@@ -84,6 +84,13 @@ def seconds_before(out:Path, name:str) -> float:
     if not (out/f'{name}.ckpt').exists() or not (out/'history.csv').exists(): return 0.
     h = pd.read_csv(out/'history.csv'); return float(h[h.stage == name].seconds.sum())
 
+# %% ../nbs/18_stages.ipynb #3ff6f378
+def known_labels(run): return run.cache.batch(np.flatnonzero((run.cases.split == 'train') & run.cases.labelled))[1] # (N,S,S)
+
+def prediction(cfg:RunConfig, run) -> dict: # single and mirror, for `load_network`
+    if cfg.as_published if cfg.rival else cfg.recipe == 'published': return {}
+    return dict(single=always_single(known_labels(run), len(run.cases.attrs['classes'])), mirror=True)
+
 # %% ../nbs/18_stages.ipynb #00000009
 def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unlabelled=False, shadow='none', cbs=(), loss=None, schedule={}, **meta) -> dict:
     "Fit, save both sets of weights, return the notes."
@@ -92,7 +99,7 @@ def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unl
     key = fingerprint({k: v for k, v in asdict(cfg).items() if k not in FREE}, run.cache.fingerprint, *[world] * (world > 1))
     net, best, rows = fit(model, dls, weights, epochs, name, run.out, lr, precision=cfg.precision, compile=cfg.compile, size=cfg.image_size,
                           half_life=cfg.half_life, per_image=cfg.per_image, key=key, bar=run.bar, loss=loss, cbs=cbs, **schedule)
-    meta |= dict(classes=run.cases.attrs['classes'], image_size=cfg.image_size, stage=name)
+    meta |= prediction(cfg, run) | dict(classes=run.cases.attrs['classes'], image_size=cfg.image_size, stage=name)
     judged = net.scored() if hasattr(net, 'scored') else net
     save_weights(judged, run.out/f'{name}.safetensors', **meta)
     last = {k: v.clone() for k, v in net.state_dict().items()}; net.load_state_dict(best)
@@ -113,8 +120,6 @@ def inception(cfg:RunConfig, run) -> dict:
     return dict(fid_features=ext.name, n_images=len(images))
 
 # %% ../nbs/18_stages.ipynb #0000000d
-def known_labels(run): return run.cache.batch(np.flatnonzero((run.cases.split == 'train') & run.cases.labelled))[1] # (N,S,S)
-
 def student(cfg:RunConfig, run, shadow:float, warm:float) -> list: # callbacks
     "The default recipe's harder batches; the published recipe has none."
     if cfg.recipe == 'published': return []
@@ -173,7 +178,7 @@ def supervised(cfg:RunConfig, run) -> dict:
 @stage
 def rival(cfg:RunConfig, run) -> dict:
     "One of the published methods of `rivals`, on the same network, with as many steps as the stages of SABR-Net together."
-    model = make_rival(cfg.rival, lambda: new_network(cfg, run), cfg.stage_steps('rival'))
+    model = make_rival(cfg.rival, lambda: new_network(cfg, run), cfg.stage_steps('rival'), as_published=cfg.as_published, photometric=cfg.photometric, **cfg.rival_options)
     return train_stage(cfg, run, 'rival', model, {}, cfg.lr, model.mixed, cbs=[RivalCallback()], loss=RivalLoss(model))
 
 # %% ../nbs/18_stages.ipynb #00000013
@@ -181,9 +186,7 @@ def rival(cfg:RunConfig, run) -> dict:
 def refine(cfg:RunConfig, run) -> dict:
     "Boundary refinement on the frozen fine-tuned network (method section 4)."
     base = load_model(weights_path(cfg, run.out, 'finetune'), len(run.cases.attrs['classes']))[0]
-    single = always_single(known_labels(run), len(run.cases.attrs['classes'])) if cfg.recipe == 'default' else []
-    return train_stage(cfg, run, 'refine', RefineNet(base, cfg.image_size), REFINES[cfg.recipe], cfg.refine_lr, cbs=student(cfg, run, 0., 1.),
-                       refine_size=cfg.image_size, single=single, mirror=cfg.recipe == 'default')
+    return train_stage(cfg, run, 'refine', RefineNet(base, cfg.image_size), REFINES[cfg.recipe], cfg.refine_lr, cbs=student(cfg, run, 0., 1.), refine_size=cfg.image_size)
 
 # %% ../nbs/18_stages.ipynb #00000015
 SCORED = ('supervised', 'pretrain', 'finetune', 'refine')
