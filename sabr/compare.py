@@ -193,6 +193,7 @@ ABLATIONS = {
     'no inpainting': dict(loss_weights=dict(hole=0.)),
     'no consistency': dict(loss_weights=dict(consistency=0.)),
     'no must-find rule': dict(must_find=False),
+    'half of a batch unlabelled': dict(unlabelled=.5),
     'no CutMix': dict(mix=0.),
 }
 

@@ -30,7 +30,7 @@ class RunConfig:
     as_published: bool = False # rivals: with the supervised loss of their papers and nothing of the default recipe's
     image_size: int = 64 # side in pixels that images are stretched to
     steps: int = 24 # optimiser steps of pretraining
-    batch_size: int = 4 # images a batch; half of them unlabelled in pretraining
+    batch_size: int = 4 # images a batch; those of rivals and of the published recipe half unlabelled
     device: str = 'auto' # auto, cpu, cuda, cuda:1, mps
     precision: str = 'fp32' # fp32 or bf16
     compile: bool = False # torch.compile in training; goes on without it where it fails
@@ -49,6 +49,7 @@ class RunConfig:
     photometric: float = .5 # default recipe and rivals: how much gain, contrast, speckle ... are changed; 0 to 1
     per_image: bool = True # default recipe: Dice loss of each image on its own; False: of the batch as one
     tau: float = .5 # default recipe: least probability of a pseudo-label
+    unlabelled: float = .75 # default recipe: share of a batch without labels, once the teacher is asked
     must_find: bool = True # default recipe: an image in which the teacher misses what labelled images always show teaches nothing
     warm: float = .6 # default recipe: share of pretraining on labelled images only
     max_hole: float = .7 # largest share of an image that a free-form hole may hide; published: 1
@@ -91,6 +92,7 @@ def check_config(c:RunConfig):
     if not (c.valid > 0 and c.test > 0 and c.valid + c.test < 1): raise ConfigError(f"valid={c.valid}, test={c.test}: both above 0, and something left to train on.")
     for k in ('shadow_share', 'told', 'mix', 'photometric', 'tau', 'warm'):
         if not 0 <= getattr(c, k) <= 1: raise ConfigError(f"{k}={getattr(c, k)}: must be from 0 to 1.")
+    if not 0 <= c.unlabelled < 1: raise ConfigError(f"unlabelled={c.unlabelled}: must be from 0 to below 1; some images of a batch have labels.")
     check_weights(RECIPES[c.recipe] | c.loss_weights)
 
 # %% ../nbs/17_config.ipynb #00000009
@@ -110,7 +112,7 @@ def notebook_config(names:dict, # `globals()` of the notebook
 
 # %% ../nbs/17_config.ipynb #0000000f
 FREE = ('out_dir', 'data_path', 'device')  # may change between calls for one run folder
-OURS = ('recipe', 'shadow', 'max_hole', 'shadow_share', 'told', 'mix', 'per_image', 'tau', 'must_find', 'warm', 'loss_weights', 'finetune_lr', 'refine_lr') # not used by a rival
+OURS = ('recipe', 'shadow', 'max_hole', 'shadow_share', 'told', 'mix', 'per_image', 'tau', 'unlabelled', 'must_find', 'warm', 'loss_weights', 'finetune_lr', 'refine_lr') # not used by a rival
 
 def open_run(cfg:RunConfig, data_fingerprint:str='') -> Path: # the run folder
     "Make the run folder or check that it is this configuration's."

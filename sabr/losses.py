@@ -134,19 +134,19 @@ def consistency(b:Batch) -> Tensor:
 
 @term
 def deep(b:Batch) -> Tensor:
-    "`segment` and (0.3) `consistency` at the lower resolutions of the decoder, their mean."
+    "`segment` and `consistency` at the lower resolutions of the decoder, their mean."
     losses, (H, W) = [], b.label.shape[-2:]; padded = -(-H // 16) * 16, -(-W // 16) * 16
     for low in b.nets.student.lower_logits(b.out['lower']):
         l = F.interpolate(low.float(), padded, mode='bilinear', align_corners=False)[..., :H, :W]
-        losses.append(known(b, l, b.label) + (0 if b.pseudo is None else .3 * guessed(b, l, b.label, b.pseudo)))
+        losses.append(known(b, l, b.label) + (0 if b.pseudo is None else guessed(b, l, b.label, b.pseudo)))
     return sum(losses) / len(losses)
 
 @term
 def shadow(b:Batch) -> Tensor:
-    "CE + Dice of the second views, which are in shadow: of what is known, and (0.3) of what the teacher says of the clean image."
+    "CE + Dice of the second views, which are in shadow: of what is known, and of what the teacher says of the clean image."
     if b.views is None: return b.out['logits'].sum() * 0
     l, (*_, label, pseudo) = b.second['logits'], b.views
-    return known(b, l, label) + .3 * guessed(b, l, label, pseudo)
+    return known(b, l, label) + guessed(b, l, label, pseudo)
 
 # %% ../nbs/10_losses.ipynb #0000001b
 @term
@@ -224,7 +224,7 @@ def direction(b:Batch) -> Tensor:
 # %% ../nbs/10_losses.ipynb #00000028
 PUBLISHED = dict(ce=1., dice=1., hole=10., feature=10., gram=250., adv_img=1., adv_seg=1., match=2., path=2.)
 SUPERVISED = dict(ce=1., dice=1.)
-DEFAULT = dict(segment=1., consistency=.3, deep=1., shadow=.5, hole=.3)
+DEFAULT = dict(segment=1., consistency=1., deep=1., shadow=.5, hole=.3)
 RECIPES = dict(default=DEFAULT, published=PUBLISHED) # of pretraining
 PLAIN = dict(default=dict(segment=1.), published=SUPERVISED) # of labelled images alone
 REFINE = dict(coarse=.5, boundary=1., direction=1., refined=1.)

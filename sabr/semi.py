@@ -92,12 +92,15 @@ class Student(Callback):
                  shadow:float=.5, # share of images that are seen a second time, in an imitated shadow
                  told:float=.3, # share of these whose validity mask says where the shadow is
                  ask:bool=True, # whether the teacher is asked at all
-                 present:dict={}): # of `always_present`
-        self.tau, self.warm, self.mix, self.amount, self.share, self.told, self.ask, self.present = tau, warm, mix, photometric, shadow, told, ask, present
+                 present:dict={}, # of `always_present`
+                 unlabelled:float=.75): # share of a batch without labels, once the teacher is asked
+        self.tau, self.warm, self.mix, self.amount, self.share, self.told = tau, warm, mix, photometric, shadow, told
+        self.ask, self.present, self.unlabelled = ask, present, unlabelled
 
     def before_epoch(self):
         "Until the teacher is asked, batches are labelled only."
-        dl = self.dls.train; dl.n_labelled = dl.bs // 2 if len(dl.pools[1]) and self.epoch >= round(self.warm * self.n_epoch) else dl.bs
+        dl = self.dls.train; asked = len(dl.pools[1]) and self.epoch >= round(self.warm * self.n_epoch)
+        dl.n_labelled = max(1, round(dl.bs * (1 - self.unlabelled))) if asked else dl.bs
 
     def pseudo(self, image, label) -> Tensor: # (B,H,W)
         out, unl = torch.full_like(label, UNLABELLED), (label == UNLABELLED).flatten(1).all(1)

@@ -126,7 +126,7 @@ def student(cfg:RunConfig, run, shadow:float, warm:float) -> list: # callbacks
     weights = RECIPES['default'] | cfg.loss_weights; ask = bool(weights['consistency'] or weights['shadow'])
     if not (weights['shadow'] or weights['hole']): shadow = 0.
     present = always_present(known_labels(run), len(run.cases.attrs['classes'])) if cfg.must_find else {}
-    return [Student(cfg.tau, warm, cfg.mix, cfg.photometric, shadow, cfg.told, ask, present)]
+    return [Student(cfg.tau, warm, cfg.mix, cfg.photometric, shadow, cfg.told, ask, present, cfg.unlabelled)]
 
 @stage
 def pretrain(cfg:RunConfig, run) -> dict:
@@ -162,7 +162,7 @@ def inpainting_quality(cfg:RunConfig, run) -> dict:
 # %% ../nbs/18_stages.ipynb #0000000f
 @stage
 def finetune(cfg:RunConfig, run) -> dict:
-    "Segmentation only, from the pretrained network. Published: labelled images as they are; default: the harder batches go on, half of them unlabelled."
+    "Segmentation only, from the pretrained network. Published: labelled images as they are; default: the harder batches go on, most of their images unlabelled."
     model = load_model(weights_path(cfg, run.out, 'pretrain'), len(run.cases.attrs['classes']))[0]
     ours = {k: v for k, v in (RECIPES['default'] | cfg.loss_weights).items() if k in ('consistency', 'shadow', 'deep')}
     weights = PLAIN[cfg.recipe] | (ours if cfg.recipe == 'default' else {})
