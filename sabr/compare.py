@@ -41,7 +41,6 @@ PROTOCOLS = dict(
     tiny  = dict(preset='unet_small', image_size=32, batch_size=4, steps=2, finetune_steps=1, refine_steps=1, epochs=1, valid=.2, test=.3, fractions=(.5,), seeds=(0, 1)),
 )
 METHODS = (*RECIPES, *RIVALS)
-TUNED = {} # rival -> its options, see below
 
 def protocol(name:str, # 'quick', 'full' or 'tiny' (seconds, to see that all works)
              **changes) -> tuple: # run parameters, fractions, seeds
@@ -49,6 +48,9 @@ def protocol(name:str, # 'quick', 'full' or 'tiny' (seconds, to see that all wor
     if name not in PROTOCOLS: raise ConfigError(f"protocol='{name}' is not known." + suggest(name, PROTOCOLS))
     p = PROTOCOLS[name] | changes
     return {k: v for k, v in p.items() if k not in ('fractions', 'seeds')}, p['fractions'], p['seeds']
+
+# %% ../nbs/23_compare.ipynb #aed827b5
+TUNED = {m: dict(weight=w) for m, w in dict(mean_teacher=30., ua_mt=30., ict=30., urpc=10., cps=.3, unimatch=.3, bcp=.3).items()} # rival -> its options
 
 # %% ../nbs/23_compare.ipynb #00000008
 def run_config(base:RunConfig, # what all have in common; its out_dir holds the runs
