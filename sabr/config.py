@@ -140,4 +140,4 @@ def finish_stage(out_dir, stage:str, **notes):
 
 # %% ../nbs/17_config.ipynb #00000015
 DEMO = dict(out_dir='runs/demo', image_size=80, steps=100, finetune_steps=420, refine_steps=60, batch_size=8, label_fraction=.4, epochs=5,
-            finetune_lr=1e-3, valid=.1, test=.15, data_options=dict(n_patients=80))
+            finetune_lr=1e-3, unlabelled=.5, valid=.1, test=.15, data_options=dict(n_patients=80))
