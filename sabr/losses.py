@@ -6,8 +6,9 @@
 __all__ = ['UNLABELLED', 'TERMS', 'CE_TEMPERATURE', 'DICE_TEMPERATURE', 'PUBLISHED', 'SUPERVISED', 'DEFAULT', 'RECIPES', 'PLAIN',
            'REFINE', 'REFINES', 'EVERY', 'Batch', 'frozen_features', 'frozen_statistics', 'term', 'labelled_ce',
            'labelled_dice', 'ce', 'dice', 'one_hot', 'masked_dice', 'pixel_loss', 'known', 'guessed', 'segment',
-           'consistency', 'deep', 'shadow', 'hole', 'feature', 'gram_matrix', 'gram', 'adv_img', 'adv_seg', 'match',
-           'path', 'coarse', 'coarse_segment', 'refined', 'boundary', 'direction', 'check_weights', 'RecipeLoss']
+           'consistency', 'enlarge', 'deep', 'shadow', 'hole', 'feature', 'gram_matrix', 'gram', 'adv_img', 'adv_seg',
+           'match', 'path', 'coarse', 'coarse_segment', 'refined', 'boundary', 'direction', 'check_weights',
+           'RecipeLoss']
 
 # %% ../nbs/10_losses.ipynb #00000002
 from contextlib import contextmanager
@@ -132,13 +133,18 @@ def consistency(b:Batch) -> Tensor:
     "CE + Dice of the pixels that the teacher labelled."
     return b.out['logits'].sum() * 0 if b.pseudo is None else guessed(b, b.out['logits'], b.label, b.pseudo)
 
+def enlarge(low:Tensor, # (B,C,h,w) logits of a lower resolution, of an image that was padded to a multiple of 16
+            like:Tensor, # (...,H,W)
+           ) -> Tensor: # (B,C,H,W) float32
+    H, W = like.shape[-2:]; padded = -(-H // 16) * 16, -(-W // 16) * 16
+    return F.interpolate(low.float(), padded, mode='bilinear', align_corners=False)[..., :H, :W]
+
 @term
 def deep(b:Batch) -> Tensor:
     "`segment` and `consistency` at the lower resolutions of the decoder, their mean."
-    losses, (H, W) = [], b.label.shape[-2:]; padded = -(-H // 16) * 16, -(-W // 16) * 16
+    losses = []
     for low in b.nets.student.lower_logits(b.out['lower']):
-        l = F.interpolate(low.float(), padded, mode='bilinear', align_corners=False)[..., :H, :W]
-        losses.append(known(b, l, b.label) + (0 if b.pseudo is None else guessed(b, l, b.label, b.pseudo)))
+        l = enlarge(low, b.label); losses.append(known(b, l, b.label) + (0 if b.pseudo is None else guessed(b, l, b.label, b.pseudo)))
     return sum(losses) / len(losses)
 
 @term
