@@ -6,7 +6,7 @@
 #   make demo ARGS="--out_dir runs/mine"  more arguments for the command behind demo, lab or bench
 VENV ?= .venv
 BIN := $(VENV)/bin
-# how many notebooks are tested side by side, each on one thread: two that share two cores with two threads each are ten times slower
+# how many notebooks, then files of tests, are run side by side, each on one thread: two that share two cores with two threads each are ten times slower
 WORKERS ?= 2
 ARGS ?=
 OUT ?= runs/bench
@@ -29,7 +29,7 @@ demo: env ## all five stages on phantoms, minutes on two cores: a table of score
 test: env ## everything: notebooks in step with the code, every notebook executed, tests/
 	@$(BIN)/python tools/check_sync.py
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --timing
-	@$(BIN)/python -m pytest tests
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
 
 lab: env ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) nbs

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOOL', 'SCORES', 'overlap', 'bounding_box', 'distances', 'mask_scores', 'case_scores', 'score_unit', 'score_cases',
-           'summarise', 'score_table', 'paired_difference']
+           'summarise', 'score_table', 'paired_difference', 'holm', 'difference_table']
 
 # %% ../nbs/13_evaluate.ipynb #00000002
 import math, warnings
@@ -161,3 +161,17 @@ def paired_difference(a:pd.DataFrame, b:pd.DataFrame, # of `score_cases`, also o
     boot = bootstrap((d,), np.mean, confidence_level=level, method='percentile', n_resamples=9999, rng=np.random.default_rng(seed))
     below = (boot.bootstrap_distribution <= 0).mean(); p = min(1., 2 * max(1e-4, min(below, 1 - below)))
     return dict(diff=float(d.mean()), lo=float(boot.confidence_interval.low), hi=float(boot.confidence_interval.high), p=p if d.any() else 1., n_patients=len(d))
+
+# %% ../nbs/13_evaluate.ipynb #529de25c
+def holm(p) -> np.ndarray: # corrected, in the same order
+    "Holm's step-down correction of p-values."
+    p = np.asarray(p, float); order = np.argsort(p); k = len(p) - np.arange(len(p))
+    out = np.empty(len(p)); out[order] = np.maximum.accumulate(np.minimum(p[order] * k, 1)); return out
+
+def difference_table(scores:dict, # method -> its scores, as for `paired_difference`
+                     method:str='default', # against all others
+                     score:str='dice') -> pd.DataFrame: # method, rival, diff, lo, hi, p_holm
+    "Paired by patient, Holm-corrected over the rivals."
+    rows = [dict(method=method, rival=m) | paired_difference(scores[method], t, score) for m, t in scores.items() if m != method]
+    t = pd.DataFrame(rows)
+    return t.assign(p_holm=holm(t.p)) if len(t) else t

@@ -10,6 +10,7 @@ __all__ = ['INDEX', 'FIELDS', 'read_index', 'varied_columns', 'missing_runs', 'g
 # %% ../nbs/26_report.ipynb #346d52a8
 import argparse, json, os, sys, warnings
 from pathlib import Path
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -17,9 +18,8 @@ import pyarrow.compute as pc
 from pyarrow import csv
 import seaborn as sns
 from matplotlib.figure import Figure
-from .compare import holm, plt_close
 from .core import ConfigError, DataError, SabrError, atomic_path, load_json, suggest
-from .evaluate import paired_difference
+from .evaluate import holm, paired_difference
 from .run import execute_notebook
 from .study import NOT_HASHED, find_notebook
 
@@ -153,7 +153,7 @@ def score_figure(index:pd.DataFrame, y:str='method') -> Figure:
     grid = sns.catplot(t, x='dice', y=y, order=order, col='panel', col_wrap=min(4, t.panel.nunique()), kind='bar', errorbar=None, color='#c9d6e2', height=.3 * len(order) + 1.2, aspect=1.5, orient='h')
     for name, ax in grid.axes_dict.items():
         sns.stripplot(t[t.panel == name], x='dice', y=y, order=order, color='#33495e', size=4, ax=ax, orient='h'); ax.set_xlim(max(0, t.dice.min() - .05), min(1, t.dice.max() + .03)); ax.set(title=name, xlabel='Dice', ylabel='')
-    plt_close(grid.figure); return grid.figure
+    plt.close(grid.figure); return grid.figure
 
 def learning_curves(root, index:pd.DataFrame, hue:str='method', most:int=10) -> Figure: # seeds drawn, of each curve
     "Validation Dice by step, stages one after the other; the band is over seeds, a panel for each combination of what else varies."
@@ -166,7 +166,7 @@ def learning_curves(root, index:pd.DataFrame, hue:str='method', most:int=10) -> 
     if not rows: return _nothing()
     table = pd.concat(rows, ignore_index=True)
     grid = sns.relplot(table, x='step', y='validation Dice', hue=hue, hue_order=sorted(set(table[hue])), marker='o', col='panel', col_wrap=min(4, table.panel.nunique()), kind='line', errorbar='sd', height=3.2, aspect=1.3)
-    grid.set_titles('{col_name}'); plt_close(grid.figure); return grid.figure
+    grid.set_titles('{col_name}'); plt.close(grid.figure); return grid.figure
 
 def cost_figure(index:pd.DataFrame, y:str='method') -> Figure:
     "Dice against minutes of training a run."

@@ -163,7 +163,7 @@ def check_parameters(where:str, known:dict, # of `notebook_parameters`
 def _check_values(p):
     "Of the five stages, or of a notebook that trains one method (10_method)."
     if 'protocol_name' not in p: make_config(**p); return
-    from sabr.compare import protocol, run_config
+    from sabr.methods import protocol, run_config
     base = make_config(**protocol(p['protocol_name'])[0] | {k: p[k] for k in ('dataset', 'data_path', 'out_dir', 'device') if k in p} | p['changes'])
     make_config(**asdict(run_config(base, p['method'], p['label_fraction'], p['seed'])))
 

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
-from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combine_scheds
+from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, SchedNo, combine_scheds
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner, Metric
 from fastai.optimizer import OptimWrapper
@@ -287,11 +287,12 @@ def fit(model:nn.Module, # changed in place; on its device
         lr:float=1e-3, size:int=128, # learning rate; image side, for the critics
         nets=None, # helpers of the terms; made when None
         checkpoint:bool=True, key:str='', bar:bool=True, compile:bool=False, anneal:float=.5, end:float=.02, # share of the steps before the rate falls, in a cosine, to this share of itself
+        warmup:float=0., # share of the steps in which the rate rises from a hundredth
         cbs=(), **kw): # kw: of `make_learner`
     "Train; returns (averaged network, state dict of the best epoch, rows of the history)."
     nets, log = nets or make_nets(model, size, weights), run_logger(out_dir)
     history, ckpt = HistoryCallback(stage, out_dir), CheckpointCallback(Path(out_dir)/f'{stage}.ckpt' if checkpoint else None, key)
-    sched = ParamScheduler(dict(lr=combine_scheds([anneal, 1 - anneal], [SchedNo(lr, lr), SchedCos(lr, lr * end)])))
+    sched = ParamScheduler(dict(lr=combine_scheds([warmup, anneal - warmup, 1 - anneal], [SchedLin(lr / 100, lr), SchedNo(lr, lr), SchedCos(lr, lr * end)])))
     learn = make_learner(model, dls, weights, nets, lr, cbs=[sched, history, ckpt, *([CompileCallback(log)] if compile else []), *cbs], **kw)
     learn.create_opt(); learn.ema.before_fit(); start = ckpt.resume()
     if start: log.info(f'{stage} goes on after epoch {start}/{epochs}')

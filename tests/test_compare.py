@@ -2,7 +2,8 @@
 import json
 import numpy as np, pandas as pd, pytest
 from PIL import Image, ImageDraw
-from sabr.compare import METHODS, main
+from sabr.compare import main
+from sabr.methods import METHODS
 from sabr.rivals import RIVALS
 
 PATIENTS, OF_EACH = 14, 2
