@@ -142,5 +142,5 @@ def real_shadows(base:RunConfig, methods=METHODS, fraction:float=.1, seeds=(0, 1
         for m, t in part.items():
             d = paired_difference(part[method], t) if m != method and t.patient.nunique() > 1 else {}
             rows.append(dict(dataset=dataset_name(base), third=third, n_cases=len(cases), level=cases.level.mean(), method=m, dice=t.dice.mean(), **{k: d.get(k, np.nan) for k in ('diff', 'lo', 'hi')}))
-    out = pd.DataFrame(rows).sort_values(['third', 'dice'], key=lambda c: c.map(dict(shadow=0, between=1, enhancement=2)) if c.name == 'third' else -c, ignore_index=True)
+    out = pd.DataFrame(rows, columns=['dataset', 'third', 'n_cases', 'level', 'method', 'dice', 'diff', 'lo', 'hi']).sort_values(['third', 'dice'], key=lambda c: c.map(dict(shadow=0, between=1, enhancement=2)) if c.name == 'third' else -c, ignore_index=True)
     write(out, base.out_dir, 'real_shadows.csv'); return out
