@@ -9,7 +9,7 @@ __all__ = ['ABLATIONS', 'FREE_PARTS', 'slug', 'ablate', 'ablation_table']
 import numpy as np
 import pandas as pd
 from .config import RunConfig
-from .core import ConfigError, suggest
+from .core import ConfigError, SabrError, suggest
 from .evaluate import paired_difference
 from .methods import result_row, run_config, score_run, train_run, write
 from .stages import load_data
@@ -30,6 +30,7 @@ ABLATIONS = {
     'no must-find rule': dict(must_find=False),
     'half of a batch unlabelled': dict(unlabelled=.5),
     'no CutMix': dict(mix=0.),
+    'fine-tuning at full rate at once': dict(finetune_warmup=0.),
 }
 
 # %% ../nbs/23c_ablate.ipynb #6e3f4614
@@ -44,17 +45,20 @@ def ablate(base:RunConfig, parts=tuple(ABLATIONS), fraction:float=.1, seeds=(0, 
     rows, scores, shadows, dark = [], {}, {}, None
     for s in seeds:
         for part in dict.fromkeys(('default', *parts)):
-            cfg = run_config(base, 'default', fraction, s, slug(part), **ABLATIONS[part])
-            data = load_data(cfg, False); cost = train_run(cfg, data); dark = dark or Shadowed(data)
-            shadows.setdefault(part, []).append(t := dark.scores(cfg, .4, 30.)); cost |= dict(dice_shadow=round(t.dice.mean(), 5))
-            for name, how in {part: {}, **(FREE_PARTS if part == 'default' else {})}.items():
-                table = score_run(cfg, data, **how); scores.setdefault(name, []).append(table)
-                rows.append(result_row(cfg, name, protocol, table, cost if name == part else cost | dict(dice_shadow=np.nan)))
-                say(f'{name} seed {s}: Dice {rows[-1]["dice"]:.3f}, in shadow {rows[-1]["dice_shadow"]:.3f}')
+            try:
+                cfg = run_config(base, 'default', fraction, s, slug(part), **ABLATIONS[part])
+                data = load_data(cfg, False); cost = train_run(cfg, data); dark = dark or Shadowed(data)
+                shade = dark.scores(cfg, .4, 30.); found = {name: score_run(cfg, data, **how) for name, how in {part: {}, **(FREE_PARTS if part == 'default' else {})}.items()}
+            except (SabrError, RuntimeError) as e: say(f'{part} seed {s} failed: {e}'); continue
+            shadows.setdefault(part, []).append(shade.assign(seed=s)); cost |= dict(dice_shadow=round(shade.dice.mean(), 5))
+            for name, table in found.items():
+                scores.setdefault(name, []).append(table.assign(seed=s)); rows.append(result_row(cfg, name, protocol, table, cost if name == part else cost | dict(dice_shadow=np.nan)))
+                say(f'{name} seed {s}: Dice {rows[-1]["dice"]:.3f}' + (f', in shadow {rows[-1]["dice_shadow"]:.3f}' if name == part else ''))
             write(pd.DataFrame(rows).rename(columns=dict(method='part')), base.out_dir, 'ablate.csv')
+    if 'default' not in scores: raise SabrError('the whole recipe could not be trained, so there is nothing to compare its parts with; the reasons are above.')
     out = pd.DataFrame(rows).rename(columns=dict(method='part'))
     for name, tables, score in (('dice', scores, 'dice'), ('hd95', scores, 'hd95'), ('dice_shadow', shadows, 'dice')):
-        d = {k: paired_difference(pd.concat(t), pd.concat(tables['default']), score) for k, t in tables.items()}
+        d = {k: paired_difference(pd.concat(t), pd.concat(tables['default']), score) for k, t in tables.items() if {x.seed[0] for x in t} & {x.seed[0] for x in tables['default']}}
         for c in ('diff', 'lo', 'hi'): out[f'{name}_{c}'] = out.part.map({k: v[c] for k, v in d.items()})
     write(out, base.out_dir, 'ablate.csv'); return out
 

@@ -152,15 +152,19 @@ def score_table(metrics:dict, # name of a method or stage: its `summarise`, also
 def paired_difference(a:pd.DataFrame, b:pd.DataFrame, # of `score_cases`, also of several seeds under each other
                       score:str='dice', # one of `SCORES`
                       level:float=.95, # of the interval
-                      seed:int=0) -> dict: # diff = mean of a - b over patients; lo, hi: its interval; p: two-sided, from the same bootstrap; n_patients
-    "Paired difference of two methods with a bootstrap interval over patients. Raises `DataError` unless both scored the same patients."
+                      seed:int=0) -> dict: # diff = mean of a - b over patients; lo, hi: its interval; p: two-sided, from the same bootstrap; n_patients; n_seeds
+    "Paired difference of two methods with a bootstrap interval over patients, of the seeds that both have where there is a column `seed`. Raises `DataError` unless both scored the same patients."
+    both = {}
+    if 'seed' in a and 'seed' in b:
+        if not (common := set(a.seed) & set(b.seed)): raise DataError(f'the tables have no seed in common: {sorted(set(a.seed))} and {sorted(set(b.seed))}.')
+        a, b, both = a[a.seed.isin(common)], b[b.seed.isin(common)], dict(n_seeds=len(common))
     a, b = (t.groupby('patient')[score].mean() for t in (a, b))
     if set(a.index) != set(b.index): raise DataError(f"the tables score different patients: only {sorted(set(a.index) ^ set(b.index))[:3]} ... in one of them.")
-    if len(a) < 2: raise DataError('an interval needs at least two patients.')
     d = (a - b[a.index]).to_numpy()
+    if len(d) < 2: return dict(diff=float(d.mean()), lo=math.nan, hi=math.nan, p=math.nan, n_patients=len(d)) | both
     boot = bootstrap((d,), np.mean, confidence_level=level, method='percentile', n_resamples=9999, rng=np.random.default_rng(seed))
     below = (boot.bootstrap_distribution <= 0).mean(); p = min(1., 2 * max(1e-4, min(below, 1 - below)))
-    return dict(diff=float(d.mean()), lo=float(boot.confidence_interval.low), hi=float(boot.confidence_interval.high), p=p if d.any() else 1., n_patients=len(d))
+    return dict(diff=float(d.mean()), lo=float(boot.confidence_interval.low), hi=float(boot.confidence_interval.high), p=p if d.any() else 1., n_patients=len(d)) | both
 
 # %% ../nbs/13_evaluate.ipynb #529de25c
 def holm(p) -> np.ndarray: # corrected, in the same order
@@ -173,5 +177,5 @@ def difference_table(scores:dict, # method -> its scores, as for `paired_differe
                      score:str='dice') -> pd.DataFrame: # method, rival, diff, lo, hi, p_holm
     "Paired by patient, Holm-corrected over the rivals."
     rows = [dict(method=method, rival=m) | paired_difference(scores[method], t, score) for m, t in scores.items() if m != method]
-    t = pd.DataFrame(rows)
-    return t.assign(p_holm=holm(t.p)) if len(t) else t
+    t = pd.DataFrame(rows) if rows else pd.DataFrame(columns=['method', 'rival', 'diff', 'lo', 'hi', 'p', 'n_patients'])
+    return t.assign(p_holm=holm(t.p))

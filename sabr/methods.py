@@ -47,6 +47,7 @@ def run_config(base:RunConfig, # what all have in common; its out_dir holds the 
     if method not in METHODS: raise ConfigError(f"method='{method}' is not known." + suggest(method, METHODS))
     own = dict(recipe=method) if method in RECIPES else dict(rival=method, rival_options=base.rival_options or ({} if base.as_published else TUNED.get(method, {})))
     if method == 'published': own |= dict(shadow='mixed', loss_weights=dict(path=0.) if base.preset.startswith('unet') else {})
+    if 'loss_weights' in changes: changes['loss_weights'] = base.loss_weights | changes['loss_weights']
     return replace(base, label_fraction=fraction, seed=seed, out_dir=str(Path(base.out_dir)/f'{name or method}_{fraction:g}_{seed}'), **own | changes)
 
 def run_stages(cfg:RunConfig) -> tuple: # the stages to train
@@ -92,11 +93,11 @@ def write(table:pd.DataFrame, folder, name:str):
     with atomic_path(Path(folder)/name) as tmp: table.to_csv(tmp, index=False)
 
 # %% ../nbs/23_methods.ipynb #cf202b76
-def run_scores(base:RunConfig, methods, fraction:float, seeds, stage:dict={}) -> dict: # method -> test scores of its finished runs
+def run_scores(base:RunConfig, methods, fraction:float, seeds, stage:dict={}) -> dict: # method -> test scores of its finished runs, with a column seed
     "Scores per case of all seeds; `stage` names another stage for a method."
     out = {}
     for m in methods:
         cfgs = [run_config(base, m, fraction, s) for s in seeds]
-        paths = [Path(c.out_dir)/f'test_{stage.get(m) or run_stages(c)[-1]}.csv' for c in cfgs]
-        if there := [p for p in paths if p.exists()]: out[m] = pd.concat([pd.read_csv(p, dtype=dict(case=str, patient=str)) for p in there], ignore_index=True)
+        paths = {c.seed: Path(c.out_dir)/f'test_{stage.get(m) or run_stages(c)[-1]}.csv' for c in cfgs}
+        if there := {s: p for s, p in paths.items() if p.exists()}: out[m] = pd.concat([pd.read_csv(p, dtype=dict(case=str, patient=str)).assign(seed=s) for s, p in there.items()], ignore_index=True)
     return out

@@ -167,7 +167,7 @@ def finetune(cfg:RunConfig, run) -> dict:
     ours = {k: v for k, v in (RECIPES['default'] | cfg.loss_weights).items() if k in ('consistency', 'shadow', 'deep')}
     weights = PLAIN[cfg.recipe] | (ours if cfg.recipe == 'default' else {})
     return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency') or weights.get('shadow')), cfg.shadow if cfg.recipe == 'default' else 'none',
-                       student(cfg, run, cfg.shadow_share, 0.), schedule=dict(seen=cfg.stage_steps('pretrain'), warmup=.15) if cfg.recipe == 'default' else {})
+                       student(cfg, run, cfg.shadow_share, 0.), schedule=dict(seen=cfg.stage_steps('pretrain'), warmup=cfg.finetune_warmup) if cfg.recipe == 'default' else {})
 
 @stage
 def supervised(cfg:RunConfig, run) -> dict:

@@ -63,9 +63,9 @@ def dice_of(logits, truth, single=()) -> float: # (C,S,S), (H,W): mean over fore
 
 # %% ../nbs/23b_stress.ipynb #00000023
 def stress(base:RunConfig, methods=METHODS, fraction:float=.1, seeds=(0, 1, 2), coverages=(0., .2, .4, .6), depths=(12., 30.), # dB
-           protocol:str='quick', at:float=30., say=print) -> pd.DataFrame: # `stress.csv`
-    "Dice of finished runs under imitated shadows: every coverage at depth `at`, every depth at coverage 0.4."
-    levels = [(0., 0.)] + [(c, at) for c in coverages if c] + [(.4, d) for d in depths if d != at]
+           protocol:str='quick', say=print) -> pd.DataFrame: # `stress.csv`
+    "Dice of finished runs under imitated shadows: every coverage at the greatest depth, every depth at coverage 0.4."
+    levels = dict.fromkeys([(0., 0.)] + [(c, max(depths)) for c in coverages if c] + [(.4, d) for d in sorted(depths, reverse=True)])
     done = [(m, c) for m in methods for s in seeds if (c := run_config(base, m, fraction, s)) and final(c).exists()]
     if not done: raise ConfigError(f'{base.out_dir}: no finished run of {", ".join(methods)} at label_fraction={fraction:g}. Run compare first.')
     dark, rows = Shadowed(load_data(done[0][1], False)), []
@@ -80,14 +80,15 @@ def stress(base:RunConfig, methods=METHODS, fraction:float=.1, seeds=(0, 1, 2), 
 def stress_stats(base:RunConfig, methods=METHODS, fraction:float=.1, seeds=(0, 1, 2), coverage:float=.4, depth:float=30., method:str='default') -> pd.DataFrame: # `stress_stats.csv`
     "Differences of `method` to each other one, of runs that `stress` has scored: of Dice in shadow, and of the Dice that the shadow costs (loss: below 0 where `method` loses less)."
     def read(cfg):
-        clean, dark = (Path(cfg.out_dir)/f'shadow_{100 * c:g}_{d:g}.csv' for c, d in ((0., 0.), (coverage, depth)))
-        if not dark.exists(): return []
-        t = pd.read_csv(dark, dtype=dict(case=str, patient=str)); return [t.assign(loss=pd.read_csv(clean).dice - t.dice)]
+        paths = [Path(cfg.out_dir)/f'shadow_{100 * c:g}_{d:g}.csv' for c, d in ((0., 0.), (coverage, depth))]
+        if not all(p.exists() for p in paths): return []
+        clean, dark = (pd.read_csv(p, dtype=dict(case=str, patient=str)) for p in paths); return [dark.assign(loss=clean.dice - dark.dice, seed=cfg.seed)]
     tables = {m: sum((read(run_config(base, m, fraction, s)) for s in seeds), []) for m in methods}
     tables = {m: pd.concat(t) for m, t in tables.items() if t}
     if method not in tables: raise ConfigError(f"{base.out_dir}: '{method}' was not scored at a coverage of {coverage:g} and {depth:g} dB. Run stress first.")
-    dice, loss = (difference_table(tables, method, score) for score in ('dice', 'loss'))
-    out = dice.merge(loss, on=['method', 'rival', 'n_patients'], suffixes=('', '_loss')).drop(columns=['p', 'p_loss'])
+    dice, loss = (difference_table(tables, method, score).drop(columns='p') for score in ('dice', 'loss'))
+    keys = ['method', 'rival', 'n_patients', 'n_seeds']
+    out = dice.merge(loss, on=[k for k in keys if k in dice], suffixes=('', '_loss'))
     out.insert(0, 'dataset', dataset_name(base)); write(out, base.out_dir, 'stress_stats.csv'); return out
 
 # %% ../nbs/23b_stress.ipynb #00000026

@@ -3,6 +3,7 @@ import json
 import numpy as np, pandas as pd, pytest
 from PIL import Image, ImageDraw
 from sabr.compare import main
+from safetensors.numpy import load_file
 from sabr.methods import METHODS
 from sabr.rivals import RIVALS
 
@@ -48,6 +49,9 @@ def test_tables_of_ablation_and_stress(done):
     a, s = pd.read_csv(done/'ablate.csv'), pd.read_csv(done/'stress.csv')
     assert {'default', 'no refinement', 'no consistency'} < set(a.part) and {'dataset', 'protocol', 'label_fraction', 'seed', 'dice', 'hd95'} < set(a)
     assert set(s.method) == set(METHODS) and set(s.coverage) == {0, .2, .4, .6} and set(s.depth_db) == {0, 12, 30}
+    d, r = pd.read_csv(done/'stress_stats.csv'), pd.read_csv(done/'real_shadows.csv')
+    assert set(d.rival) == set(METHODS) - {'default'} and {'diff', 'lo', 'hi', 'p_holm', 'diff_loss', 'p_holm_loss'} < set(d) and (d.n_seeds == 1).all()
+    assert set(r.method) == set(METHODS) and set(r.third) == {'shadow', 'between', 'enhancement'} and r.dice.between(0, 1).all()
     assert (done/'compare.png').stat().st_size and (done/'stress.png').stat().st_size and 'toprule' in (done/'compare.tex').read_text()
 
 
@@ -63,10 +67,17 @@ def test_labels_of_unlabelled_images_do_not_matter(data, done, tmp_path):
     spoilt = tmp_path/data.name; shutil.copytree(data, spoilt)
     splits = pd.read_csv(done/'default_0.5_0'/'splits.csv', dtype=str)
     for case in splits[splits.labelled == 'False'].case: Image.new('L', (50, 40), 255).save(spoilt/'masks'/f'{case}.png')
-    methods = 'default,bcp,unimatch'
-    assert main(['--dataset', 'folder', '--data_path', str(spoilt), '--out', str(tmp_path/'out'), '--protocol', 'tiny', '--seeds', '0', '--methods', methods]) == 0
-    a, b = (pd.read_csv(p/'compare.csv').set_index('method').dice for p in (done, tmp_path/'out'))
-    for m in methods.split(','): assert a[m] == b[m], m
+    methods, a, b = ('default', 'bcp', 'unimatch'), tmp_path/'a', tmp_path/'b'
+    how = json.dumps(dict(warm=0., finetune_steps=8))       # the teacher is asked from the first step on
+    for path, out in ((data, a), (spoilt, b)):
+        assert main(['--dataset', 'folder', '--data_path', str(path), '--out', str(out), '--protocol', 'tiny', '--seeds', '0', '--methods', ','.join(methods), '--set', how]) == 0
+    old, new = (pd.read_csv(out/'compare.csv').set_index('method').dice for out in (a, b))
+    for m in methods: assert old[m] == new[m], m
+    h = pd.read_csv(a/'default_0.5_0'/'history.csv')
+    assert (h[h.stage == 'finetune'].consistency > 0).all()
+    for stage in ('pretrain', 'finetune', 'refine'):
+        x, y = (load_file(out/'default_0.5_0'/f'{stage}.safetensors') for out in (a, b))
+        assert all((x[k] == y[k]).all() for k in x), stage
 
 
 def test_mistakes_are_named(data, tmp_path, capsys):
