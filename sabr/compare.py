@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from .ablate import ablate, ablation_table
+from .ablate import ablate, ablation_figure, ablation_table
 from .config import RunConfig, make_config
 from .core import ConfigError, SabrError, load_json, save_json
 from .evaluate import difference_table
@@ -110,7 +110,9 @@ def main(argv=None) -> int:
         say('', seed_table(results).round(3).to_string(), '', sep='\n'); compare_figure(results).savefig(Path(a.out)/'compare.png', dpi=120, bbox_inches='tight')
         (Path(a.out)/'compare.tex').write_text(latex_table(results))
         if 'default' in a.methods: say(compare_stats(base, a.methods, fractions, **how).round(4).to_string())
-        if a.ablate: say('', ablation_table(ablate(base, fraction=fractions[0], **how, say=say)).round(4).to_string(), sep='\n')
+        if a.ablate:
+            t = ablate(base, fraction=fractions[0], **how, say=say); say('', ablation_table(t).round(4).to_string(), sep='\n')
+            ablation_figure(t).savefig(Path(a.out)/'ablate.png', dpi=120, bbox_inches='tight')
         if a.stress:
             t = stress(base, a.methods, fractions[0], **how, say=say); say('', stress_table(t).round(3).to_string(), sep='\n')
             stress_figure(t).savefig(Path(a.out)/'stress.png', dpi=120, bbox_inches='tight')

@@ -52,7 +52,7 @@ def test_tables_of_ablation_and_stress(done):
     d, r = pd.read_csv(done/'stress_stats.csv'), pd.read_csv(done/'real_shadows.csv')
     assert set(d.rival) == set(METHODS) - {'default'} and {'diff', 'lo', 'hi', 'p_holm', 'diff_loss', 'p_holm_loss'} < set(d) and (d.n_seeds == 1).all()
     assert set(r.method) == set(METHODS) and set(r.third) == {'shadow', 'between', 'enhancement'} and r.dice.between(0, 1).all()
-    assert (done/'compare.png').stat().st_size and (done/'stress.png').stat().st_size and 'toprule' in (done/'compare.tex').read_text()
+    assert (done/'ablate.png').stat().st_size and (done/'compare.png').stat().st_size and (done/'stress.png').stat().st_size and 'toprule' in (done/'compare.tex').read_text()
 
 
 def test_the_test_split_is_the_same_for_all(done):
