@@ -34,6 +34,8 @@ ABLATIONS = {
     'half of a batch unlabelled': dict(unlabelled=.5),
     'no CutMix': dict(mix=0.),
     'fine-tuning at full rate at once': dict(finetune_warmup=0.),
+    'four parts at once': dict(loss_weights=dict(hole=0., consistency=0.), must_find=False, unlabelled=.5),
+    'five parts at once': dict(loss_weights=dict(hole=0., consistency=0.), must_find=False, unlabelled=.5, mix=0.),
 }
 
 # %% ../nbs/23c_ablate.ipynb #6e3f4614
