@@ -99,7 +99,7 @@ def main(argv=None) -> int:
     ap.add_argument('--protocol', default='quick', help=', '.join(PROTOCOLS)); ap.add_argument('--methods', type=words, default=METHODS, help=','.join(METHODS))
     ap.add_argument('--fractions', type=lambda s: tuple(map(float, words(s))), help="e.g. 0.1,0.2; default: the protocol's")
     ap.add_argument('--seeds', type=lambda s: tuple(map(int, words(s))), help="e.g. 0,1,2; default: the protocol's")
-    ap.add_argument('--ablate', action='store_true', help='also the default recipe without each part'); ap.add_argument('--stress', action='store_true', help='also Dice under shadows, imitated and real')
+    ap.add_argument('--ablate', action='store_true', help='also the default recipe without each part, and with those it does without'); ap.add_argument('--stress', action='store_true', help='also Dice under shadows, imitated and real')
     ap.add_argument('--set', type=json.loads, default={}, metavar='JSON', help='run parameters that differ from the protocol, e.g. \'{"steps": 1000}\'')
     a = ap.parse_args(argv); say = partial(print, flush=True)
     try:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['UNLABELLED', 'TERMS', 'CE_TEMPERATURE', 'DICE_TEMPERATURE', 'PUBLISHED', 'SUPERVISED', 'DEFAULT', 'RECIPES', 'PLAIN',
-           'REFINE', 'REFINES', 'EVERY', 'Batch', 'frozen_features', 'frozen_statistics', 'term', 'labelled_ce',
-           'labelled_dice', 'ce', 'dice', 'one_hot', 'masked_dice', 'pixel_loss', 'known', 'guessed', 'segment',
-           'consistency', 'enlarge', 'deep', 'shadow', 'hole', 'feature', 'gram_matrix', 'gram', 'adv_img', 'adv_seg',
-           'match', 'path', 'coarse', 'coarse_segment', 'refined', 'boundary', 'direction', 'check_weights',
+           'REFINE', 'REFINES', 'EVERY', 'PAINTING', 'Batch', 'frozen_features', 'frozen_statistics', 'term',
+           'labelled_ce', 'labelled_dice', 'ce', 'dice', 'one_hot', 'masked_dice', 'pixel_loss', 'known', 'guessed',
+           'segment', 'consistency', 'enlarge', 'deep', 'shadow', 'hole', 'feature', 'gram_matrix', 'gram', 'adv_img',
+           'adv_seg', 'match', 'path', 'coarse', 'coarse_segment', 'refined', 'boundary', 'direction', 'check_weights',
            'RecipeLoss']
 
 # %% ../nbs/10_losses.ipynb #00000002
@@ -141,7 +141,7 @@ def enlarge(low:Tensor, # (B,C,h,w) logits of a lower resolution, of an image th
 
 @term
 def deep(b:Batch) -> Tensor:
-    "`segment` and `consistency` at the lower resolutions of the decoder, their mean."
+    "`segment` and `consistency` at the lower resolutions of the decoder, their mean [Lee et al., 2015]."
     losses = []
     for low in b.nets.student.lower_logits(b.out['lower']):
         l = enlarge(low, b.label); losses.append(known(b, l, b.label) + (0 if b.pseudo is None else guessed(b, l, b.label, b.pseudo)))
@@ -230,12 +230,13 @@ def direction(b:Batch) -> Tensor:
 # %% ../nbs/10_losses.ipynb #00000028
 PUBLISHED = dict(ce=1., dice=1., hole=10., feature=10., gram=250., adv_img=1., adv_seg=1., match=2., path=2.)
 SUPERVISED = dict(ce=1., dice=1.)
-DEFAULT = dict(segment=1., consistency=1., deep=1., shadow=.5, hole=.3)
+DEFAULT = dict(segment=1., deep=1., shadow=.5)
 RECIPES = dict(default=DEFAULT, published=PUBLISHED) # of pretraining
 PLAIN = dict(default=dict(segment=1.), published=SUPERVISED) # of labelled images alone
 REFINE = dict(coarse=.5, boundary=1., direction=1., refined=1.)
 REFINES = dict(default=dict(coarse_segment=.5, boundary=1., direction=1., segment=1.), published=REFINE)
 EVERY = dict(path=4)  # lazily regularised: asked for every 4th step, with 4 times the weight
+PAINTING = dict(default=('hole',), published=('hole', 'feature', 'gram', 'adv_img')) # recipe -> what teaches its network to paint
 
 def check_weights(weights:dict) -> dict: # without the zeros
     "Raise `ConfigError` for an unknown term or a negative weight."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGES', 'STAGE_COLORS', 'HIDDEN', 'TRUTH', 'class_colors', 'pixel_aspect', 'cached_aspect', 'bare', 'show',
            'overlay', 'panels', 'class_legend', 'keep', 'spread', 'data_figure', 'seen', 'scan_aspect', 'shadow_figure',
-           'mask_panels', 'mask_figure', 'history_figure', 'stage_name', 'inpaint', 'inpainting_figure',
+           'mask_panels', 'mask_figure', 'history_figure', 'stage_name', 'inpaint', 'pretrain_figure',
            'boundary_figure', 'with_mean', 'rank_cases', 'score_figure', 'case_panels', 'cases_figure']
 
 # %% ../nbs/16_plots.ipynb #00000002
@@ -204,25 +204,29 @@ def inpaint(cfg, data, # data: cases, cache, geoms
             rows, # of the cache
             mode:str, # of `imitate_shadow`
             seed:int=0) -> list: # image, shadowed, valid, inpainted: (n,S,S) arrays
-    "Imitate shadows on cached images and let the pretrained network paint them out."
-    device = pick_device(cfg.device); model = load_model(_weights(cfg, 'pretrain'))[0].to(device)
-    x, s, v = _shadowed(data.cache, data.geoms, rows, mode, seed, cfg.max_hole)
-    y = model(s.to(device), v.to(device))['inpainted'].float().cpu()
+    "Imitate shadows on cached images and let the pretrained network paint them out; of a recipe that does not paint, the shadows stay."
+    x, s, v = _shadowed(data.cache, data.geoms, rows, mode, seed, cfg.max_hole); y = s
+    if cfg.paints:
+        device = pick_device(cfg.device); model = load_model(_weights(cfg, 'pretrain'))[0].to(device)
+        y = model(s.to(device), v.to(device))['inpainted'].float().cpu()
     return [t[:, 0].numpy() for t in (x, s, v, y)]
 
 # %% ../nbs/16_plots.ipynb #0000002e
-def inpainting_figure(cfg, data, # run configuration; cases, cache, geoms
-                      n:int=6) -> Figure:
-    "Validation images, their imitated shadows, what is seen, and what the network makes of it."
+def pretrain_figure(cfg, data, # run configuration; cases, cache, geoms
+                    n:int=6) -> Figure:
+    "Validation images and their imitated shadows, with what is segmented in each; where the recipe paints, also what is seen and what is painted."
     pos = np.flatnonzero(data.cases.split == 'valid'); pos = pos[spread(len(pos), n)]
     x, s, v, y = inpaint(cfg, data, pos, cfg.shadow); aspect = cached_aspect(data.cases, data.cache)[pos]
-    fig, axs = panels(4, len(pos), np.median(aspect))
+    predict = Predictor(_weights(cfg, 'pretrain'), device=cfg.device, precision=cfg.precision); painted = cfg.paints
+    fig, axs = panels(4 if painted else 2, len(pos), np.median(aspect))
     for j, a in enumerate(aspect):
         for ax, im in zip(axs[:, j], (x[j], s[j], seen(s[j], v[j]), y[j])): show(ax, im, a)
+        for ax, im in zip(axs[:2, j], (x[j], s[j])): overlay(ax, predict(im))   # not told where the shadow is
         error = np.abs(y[j] - x[j])[v[j] == 0]
-        if len(error): axs[3, j].set_xlabel(f'error {error.mean():.3f}', fontsize=8)
+        if painted and len(error): axs[3, j].set_xlabel(f'error {error.mean():.3f}', fontsize=8)
     for ax, t in zip(axs[:, 0], ('image', 'imitated shadow', 'what is seen', 'inpainted')): ax.set_ylabel(t, fontsize=8)
-    return keep(fig, cfg.out_dir, 'inpainting')
+    class_legend(fig, data.cases.attrs['classes'])
+    return keep(fig, cfg.out_dir, 'pretrain')
 
 # %% ../nbs/16_plots.ipynb #00000031
 def _zoom(ax, labels, aspect, room=.15): # to what is not background
@@ -298,17 +302,18 @@ def case_panels(axs, image, truth, pred, aspect:float=1.):
 def cases_figure(cfg, data, # run configuration; cases, cache, geoms
                  per_case:pd.DataFrame, # per_case.csv
                  n:int=4) -> Figure:
-    "Test cases from the worst to the best: image, imitated shadow, inpainting, prediction, truth, boundary."
+    "Test cases from the worst to the best: image, imitated shadow, what is painted there (or, where the recipe does not paint, predicted), prediction, truth, boundary."
     ranked = rank_cases(per_case, stage_name(cfg, 'refine')); ranked = ranked.iloc[spread(len(ranked), n)]
     pos = data.cases.reset_index(drop=True).reset_index().set_index('case').loc[ranked.case, 'index'].to_numpy()
     x, s, v, y = inpaint(cfg, data, pos, 'acoustic'); aspect = cached_aspect(data.cases, data.cache)[pos]
-    predict = Predictor(_weights(cfg, 'refine'), device=cfg.device, precision=cfg.precision)
+    predict = Predictor(_weights(cfg, 'refine'), device=cfg.device, precision=cfg.precision); painted = cfg.paints
     fig, axs = panels(len(pos), 6, np.median(aspect), 1.7)
     for j, (i, dice) in enumerate(zip(pos, ranked.dice)):
         row = data.cases.iloc[i]; image, truth = read_case(row, data.cases.attrs)
         for ax, im in zip(axs[j, 1:3], (s[j], y[j])): show(ax, im, aspect[j]); overlay(ax, (v[j] == 0).astype(np.uint8), 0, '#9ecae1', ':', .7)
+        if not painted: overlay(axs[j, 2], predict(s[j]))
         show(axs[j, 0], image, pixel_aspect(row.spacing)); case_panels(axs[j, 3:], image, truth, predict(image), pixel_aspect(row.spacing))
         axs[j, 0].set_ylabel(f"{row.case}\n{'worst, ' if j == 0 else 'best, ' if j == len(pos) - 1 else ''}Dice {dice:.3f}", fontsize=7)
-    for ax, t in zip(axs[0], ('image', 'imitated shadow', 'inpainting', 'prediction', 'truth', 'boundary')): ax.set_title(t, fontsize=9)
+    for ax, t in zip(axs[0], ('image', 'imitated shadow', 'inpainting' if painted else 'predicted in it', 'prediction', 'truth', 'boundary')): ax.set_title(t, fontsize=9)
     class_legend(fig, data.cases.attrs['classes'], [TRUTH])
     return keep(fig, cfg.out_dir, 'cases')

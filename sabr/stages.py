@@ -20,16 +20,16 @@ import torch
 from .batch import case_loaders, check_pools
 from .boundary import RefineNet, load_network
 from .cache import build_cache
-from .config import FREE, RunConfig, finish_stage, open_run, stage_notes
+from .config import RunConfig, finish_stage, open_run, stage_notes, unused
 from .core import atomic_path, data_root, fingerprint, pick_device, process_share, save_json, set_seed
 from .data import read_cases
 from .evaluate import TOOL, score_cases, score_table, summarise
 from .inception import FeatureStats, feature_extractor, fid, hole_quality, kid, prepare_statistics
 from .infer import predict_labels
-from .losses import PLAIN, RECIPES, REFINES
+from .losses import PLAIN, REFINES
 from .model import load_model, make_network, preset, save_weights
 from .rivals import RivalCallback, RivalLoss, make_rival
-from .semi import Student, always_present, always_single
+from .semi import Student, always_single
 from .shadow import geometries, imitate_shadow
 from .split import draw_labelled, save_splits, split_cases
 from .train import fit, run_logger
@@ -96,7 +96,7 @@ def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unl
     "Fit, save both sets of weights, return the notes."
     world = process_share()[1]; model.to(run.device); epochs = min(cfg.epochs, cfg.stage_steps(name)); per_epoch = -(-cfg.stage_steps(name) // epochs)
     dls = case_loaders(run.cache, run.cases, per_epoch, cfg.batch_size, unlabelled, shadow, model.cfg.z_dim, run.geoms, run.device, cfg.max_hole)
-    key = fingerprint({k: v for k, v in asdict(cfg).items() if k not in FREE}, run.cache.fingerprint, *[world] * (world > 1))
+    key = fingerprint({k: v for k, v in asdict(cfg).items() if k not in unused(cfg)}, run.cache.fingerprint, *[world] * (world > 1))
     net, best, rows = fit(model, dls, weights, epochs, name, run.out, lr, precision=cfg.precision, compile=cfg.compile, size=cfg.image_size,
                           half_life=cfg.half_life, per_image=cfg.per_image, key=key, bar=run.bar, loss=loss, cbs=cbs, **schedule)
     meta |= prediction(cfg, run) | dict(classes=run.cases.attrs['classes'], image_size=cfg.image_size, stage=name)
@@ -120,19 +120,17 @@ def inception(cfg:RunConfig, run) -> dict:
     return dict(fid_features=ext.name, n_images=len(images))
 
 # %% ../nbs/18_stages.ipynb #0000000d
-def student(cfg:RunConfig, run, shadow:float, warm:float) -> list: # callbacks
+def student(cfg:RunConfig, shadow:float, warm:float) -> list: # callbacks
     "The default recipe's harder batches; the published recipe has none."
     if cfg.recipe == 'published': return []
-    weights = RECIPES['default'] | cfg.loss_weights; ask = bool(weights['consistency'] or weights['shadow'])
-    if not (weights['shadow'] or weights['hole']): shadow = 0.
-    present = always_present(known_labels(run), len(run.cases.attrs['classes'])) if cfg.must_find else {}
-    return [Student(cfg.tau, warm, cfg.mix, cfg.photometric, shadow, cfg.told, ask, present, cfg.unlabelled)]
+    on = lambda *terms: any(cfg.weights.get(t) for t in terms)
+    return [Student(cfg.tau, warm, cfg.mix, cfg.photometric, shadow if on('shadow', 'hole') else 0., cfg.told, on('shadow', 'consistency'), cfg.unlabelled)]
 
 @stage
 def pretrain(cfg:RunConfig, run) -> dict:
-    "Segment and inpaint shadowed images, labelled and not."
+    "Segment shadowed images, labelled and not; inpaint them, where the recipe does."
     model = new_network(cfg, run)
-    notes = train_stage(cfg, run, 'pretrain', model, RECIPES[cfg.recipe] | cfg.loss_weights, cfg.lr, True, cfg.shadow, student(cfg, run, cfg.shadow_share, cfg.warm), schedule={} if cfg.recipe == 'published' else dict(end=.7)) # fine-tuning goes on from there
+    notes = train_stage(cfg, run, 'pretrain', model, cfg.weights, cfg.lr, True, cfg.shadow, student(cfg, cfg.shadow_share, cfg.warm), schedule={} if cfg.recipe == 'published' else dict(end=.7)) # fine-tuning goes on from there
     return notes | inpainting_quality(cfg, run)
 
 @torch.no_grad()
@@ -148,7 +146,7 @@ def inpainted_images(model, images:np.ndarray, # (N,S,S) uint8
 
 def inpainting_quality(cfg:RunConfig, run) -> dict:
     "FID of inpainted validation images against the training images (`fid_real`: of the same images as they are, the floor), KID, and the error, PSNR and SSIM inside the hole."
-    if cfg.shadow == 'none': return {}
+    if not cfg.paints: return {}
     model = load_model(weights_path(cfg, run.out, 'pretrain'))[0].to(run.device)
     pos = np.flatnonzero(run.cases.split == 'valid'); images = run.cache.images[pos]
     s, v, y = inpainted_images(model, images, run.geoms[pos], cfg.shadow, device=run.device, max_hole=cfg.max_hole)
@@ -162,12 +160,12 @@ def inpainting_quality(cfg:RunConfig, run) -> dict:
 # %% ../nbs/18_stages.ipynb #0000000f
 @stage
 def finetune(cfg:RunConfig, run) -> dict:
-    "Segmentation only, from the pretrained network. Published: labelled images as they are; default: the harder batches go on, most of their images unlabelled."
+    "Segmentation only, from the pretrained network. Published: labelled images as they are; default: the harder batches go on, `unlabelled` of their images without labels."
     model = load_model(weights_path(cfg, run.out, 'pretrain'), len(run.cases.attrs['classes']))[0]
-    ours = {k: v for k, v in (RECIPES['default'] | cfg.loss_weights).items() if k in ('consistency', 'shadow', 'deep')}
+    ours = {k: v for k, v in cfg.weights.items() if k in ('consistency', 'shadow', 'deep')}
     weights = PLAIN[cfg.recipe] | (ours if cfg.recipe == 'default' else {})
     return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency') or weights.get('shadow')), cfg.shadow if cfg.recipe == 'default' else 'none',
-                       student(cfg, run, cfg.shadow_share, 0.), schedule=dict(seen=cfg.stage_steps('pretrain'), warmup=cfg.finetune_warmup) if cfg.recipe == 'default' else {})
+                       student(cfg, cfg.shadow_share, 0.), schedule=dict(seen=cfg.stage_steps('pretrain'), warmup=cfg.finetune_warmup) if cfg.recipe == 'default' else {})
 
 @stage
 def supervised(cfg:RunConfig, run) -> dict:
@@ -186,7 +184,7 @@ def rival(cfg:RunConfig, run) -> dict:
 def refine(cfg:RunConfig, run) -> dict:
     "Boundary refinement on the frozen fine-tuned network (method section 4)."
     base = load_model(weights_path(cfg, run.out, 'finetune'), len(run.cases.attrs['classes']))[0]
-    return train_stage(cfg, run, 'refine', RefineNet(base, cfg.image_size), REFINES[cfg.recipe], cfg.refine_lr, cbs=student(cfg, run, 0., 1.), refine_size=cfg.image_size)
+    return train_stage(cfg, run, 'refine', RefineNet(base, cfg.image_size), REFINES[cfg.recipe], cfg.refine_lr, cbs=student(cfg, 0., 1.), refine_size=cfg.image_size)
 
 # %% ../nbs/18_stages.ipynb #00000015
 SCORED = ('supervised', 'pretrain', 'finetune', 'refine')

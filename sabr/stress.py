@@ -23,7 +23,7 @@ from .core import ConfigError, autocast, pick_device
 from .data import read_case
 from .evaluate import difference_table, paired_difference
 from .infer import hard_labels, network_logits
-from .methods import METHODS, dataset_name, final, result_row, run_config, run_scores, write
+from .methods import METHODS, dataset_name, final, is_run, result_row, run_config, run_scores, write
 from .shadow import stress_shadow, to_beams
 from .stages import load_data
 
@@ -66,7 +66,7 @@ def stress(base:RunConfig, methods=METHODS, fraction:float=.1, seeds=(0, 1, 2), 
            protocol:str='quick', say=print) -> pd.DataFrame: # `stress.csv`
     "Dice of finished runs under imitated shadows: every coverage at the greatest depth, every depth at coverage 0.4."
     levels = dict.fromkeys([(0., 0.)] + [(c, max(depths)) for c in coverages if c] + [(.4, d) for d in sorted(depths, reverse=True)])
-    done = [(m, c) for m in methods for s in seeds if (c := run_config(base, m, fraction, s)) and final(c).exists()]
+    done = [(m, c) for m in methods for s in seeds if is_run(c := run_config(base, m, fraction, s))]
     if not done: raise ConfigError(f'{base.out_dir}: no finished run of {", ".join(methods)} at label_fraction={fraction:g}. Run compare first.')
     dark, rows = Shadowed(load_data(done[0][1], False)), []
     for coverage, depth in levels:
@@ -81,7 +81,7 @@ def stress_stats(base:RunConfig, methods=METHODS, fraction:float=.1, seeds=(0, 1
     "Differences of `method` to each other one, of runs that `stress` has scored: of Dice in shadow, and of the Dice that the shadow costs (loss: below 0 where `method` loses less)."
     def read(cfg):
         paths = [Path(cfg.out_dir)/f'shadow_{100 * c:g}_{d:g}.csv' for c, d in ((0., 0.), (coverage, depth))]
-        if not all(p.exists() for p in paths): return []
+        if not (is_run(cfg) and all(p.exists() for p in paths)): return []
         clean, dark = (pd.read_csv(p, dtype=dict(case=str, patient=str)) for p in paths); return [dark.assign(loss=clean.dice - dark.dice, seed=cfg.seed)]
     tables = {m: sum((read(run_config(base, m, fraction, s)) for s in seeds), []) for m in methods}
     tables = {m: pd.concat(t) for m, t in tables.items() if t}
