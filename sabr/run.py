@@ -46,7 +46,7 @@ def parse_options(argv:list) -> RunConfig:
     got, rest = ap.parse_known_args(argv); got = vars(got); known = {f.name: f for f in fields(RunConfig)}
     if rest: raise ConfigError(f"there is no option '{rest[0]}'." + suggest(rest[0].lstrip('-').split('=')[0], known))
     base = DEMO if got.pop('demo', False) else {}
-    if 'recipe' in got: base = {k: v for k, v in base.items() if k != 'loss_weights'}  # those of the demo belong to the default recipe
+    if got.get('recipe', 'default') != 'default': base = {k: v for k, v in base.items() if k != 'loss_weights'}  # those of the demo belong to the default recipe
     return make_config(**base | {k: _value(known[k], v) for k, v in got.items()})
 
 # %% ../nbs/20_run.ipynb #0000000c
