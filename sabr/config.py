@@ -124,6 +124,7 @@ BEFORE = dict(unlabelled=.5, finetune_warmup=0.)  # what runs did before there w
 GONE = dict(must_find=False)  # parameters that there are no more: what runs do now
 ONCE = dict(segment=1., consistency=1., deep=1., shadow=.5, hole=.3)  # the default recipe's weights when runs did not write theirs down
 
+# %% ../nbs/17_config.ipynb #770feb28
 def unused(cfg:RunConfig) -> tuple: # parameters that make no difference to its run
     return FREE + (OURS if cfg.rival else (*OWN, 'photometric') if cfg.recipe == 'published' else ())
 
