@@ -27,10 +27,10 @@ ABLATIONS = {
     'no CutMix': dict(mix=0.),
     'no deep supervision': dict(loss_weights=dict(deep=0.)),
     'no gray-value changes': dict(photometric=0.),
-    'free-form shadows': dict(shadow='freeform'),
-    'no shadow announced': dict(told=0.),
+    'free-form holes': dict(shadow='freeform', told=1.),
     'fine-tuning at full rate at once': dict(finetune_warmup=0.),
-    'with inpainting': dict(loss_weights=dict(hole=.3)),
+    'with announced shadows': dict(told=.3),
+    'with inpainting': dict(told=.3, loss_weights=dict(hole=.3)),
     'with consistency': dict(loss_weights=dict(consistency=1.)),
     'three quarters of a batch unlabelled': dict(unlabelled=.75),
 }

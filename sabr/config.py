@@ -43,9 +43,9 @@ class RunConfig:
     finetune_warmup: float = .15 # default recipe: share of fine-tuning in which that rate rises
     refine_lr: float = 1e-3 # learning rate of boundary refinement
     half_life: float = 1e4 # images after which the weight of the past in the averaged network is halved
-    shadow: str = 'mixed' # imitated shadows of pretraining: mixed, acoustic, freeform (published) or none
+    shadow: str = '' # imitated shadows: acoustic, freeform (holes in the mask alone), mixed or none; empty: acoustic, published recipe: mixed
     shadow_share: float = .5 # default recipe: share of the images that are seen a second time, in shadow
-    told: float = .3 # default recipe: share of these whose mask says where the shadow is
+    told: float = 0. # default recipe: share of these whose mask says where the shadow is; .3 where it paints
     mix: float = .5 # default recipe: share of the second views with a box of another image
     photometric: float = .5 # default recipe and rivals: how much gain, contrast, speckle ... are changed; 0 to 1
     per_image: bool = True # default recipe: Dice loss of each image on its own; False: of the batch as one
@@ -53,7 +53,7 @@ class RunConfig:
     unlabelled: float = .5 # default recipe: share of a batch without labels, once the teacher is asked
     warm: float = .6 # default recipe: share of pretraining on labelled images only
     max_hole: float = .7 # largest share of an image that a free-form hole may hide; published: 1
-    loss_weights: dict = field(default_factory=dict) # pretraining terms that differ from the recipe's; 0 switches a term off, {'hole': .3} lets the default recipe paint
+    loss_weights: dict = field(default_factory=dict) # pretraining terms that differ from the recipe's; 0 switches a term off, {'hole': .3} with told=.3 lets the default recipe paint
     split_seed: int = 0 # draws the test, validation and training patients
     resplit: bool = False # draw a split even where the data set brings one
     valid: float = .15 # share of the images for validation
@@ -63,7 +63,9 @@ class RunConfig:
     fid_features: str = 'encoder' # encoder (offline), inception, or a path of Inception weights
     data_options: dict = field(default_factory=dict) # further arguments of the data set's reader
 
-    def __post_init__(self): check_config(self)
+    def __post_init__(self):
+        if self.shadow == '': self.shadow = 'mixed' if self.recipe == 'published' else 'acoustic'
+        check_config(self)
 
     @property
     def weights(self) -> dict: return RECIPES[self.recipe] | self.loss_weights # of pretraining
@@ -100,6 +102,9 @@ def check_config(c:RunConfig):
     if not 0 <= c.unlabelled < 1: raise ConfigError(f"unlabelled={c.unlabelled}: must be from 0 to below 1; some images of a batch have labels.")
     if not 0 <= c.finetune_warmup < .5: raise ConfigError(f"finetune_warmup={c.finetune_warmup}: must be from 0 to below 0.5, where the rate begins to fall.")
     check_weights(c.weights)
+    masked = ["loss_weights={'hole': ...}"] * c.paints + [f"shadow='{c.shadow}'"] * (c.shadow in ('mixed', 'freeform'))
+    if c.recipe == 'default' and not c.rival and not c.told and masked: raise ConfigError(f"told=0: {masked[0]} needs validity masks that hide something. Set told, e.g. 0.3, or leave it out.")
+
 
 # %% ../nbs/17_config.ipynb #00000009
 def make_config(**params) -> RunConfig:
@@ -157,5 +162,5 @@ def finish_stage(out_dir, stage:str, **notes):
     save_json(stage_notes(out_dir) | {stage: notes}, Path(out_dir)/'stages.json')
 
 # %% ../nbs/17_config.ipynb #00000015
-DEMO = dict(out_dir='runs/demo', image_size=80, steps=100, finetune_steps=420, refine_steps=60, batch_size=8, label_fraction=.4, epochs=5,
-            finetune_lr=1e-3, loss_weights=dict(hole=.3), valid=.1, test=.15, data_options=dict(n_patients=80))
+DEMO = dict(out_dir='runs/demo', image_size=80, steps=100, finetune_steps=420, refine_steps=60, batch_size=8, label_fraction=.1, epochs=5,
+            finetune_lr=1e-3, loss_weights=dict(hole=.3), shadow='mixed', told=.3, valid=.1, test=.15, data_options=dict(n_patients=80))

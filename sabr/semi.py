@@ -80,7 +80,7 @@ class Student(Callback):
                  mix:float=.5, # share of the second views with a box of another image
                  photometric:float=.5, # amount of `photometric`
                  shadow:float=.5, # share of images that are seen a second time, in an imitated shadow
-                 told:float=.3, # share of these whose validity mask says where the shadow is
+                 told:float=0., # share of these whose validity mask says where the shadow is (the network sees nothing there, and can learn to paint it)
                  ask:bool=True, # whether the teacher is asked at all
                  unlabelled:float=.5): # share of a batch without labels, once the teacher is asked
         self.tau, self.warm, self.mix, self.amount, self.share, self.told = tau, warm, mix, photometric, shadow, told
