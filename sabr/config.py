@@ -103,7 +103,7 @@ def check_config(c:RunConfig):
     if not 0 <= c.finetune_warmup < .5: raise ConfigError(f"finetune_warmup={c.finetune_warmup}: must be from 0 to below 0.5, where the rate begins to fall.")
     check_weights(c.weights)
     masked = ["loss_weights={'hole': ...}"] * c.paints + [f"shadow='{c.shadow}'"] * (c.shadow in ('mixed', 'freeform'))
-    if c.recipe == 'default' and not c.rival and not c.told and masked: raise ConfigError(f"told=0: {masked[0]} needs validity masks that hide something. Set told, e.g. 0.3, or leave it out.")
+    if c.recipe == 'default' and not c.rival and not c.told and masked: raise ConfigError(f"told=0: no validity mask hides anything, so there is nothing to learn from {' and '.join(masked)}. Set told, e.g. told=0.3, or give these up (shadow='acoustic' hides by darkening).")
 
 
 # %% ../nbs/17_config.ipynb #00000009
@@ -163,4 +163,4 @@ def finish_stage(out_dir, stage:str, **notes):
 
 # %% ../nbs/17_config.ipynb #00000015
 DEMO = dict(out_dir='runs/demo', image_size=80, steps=100, finetune_steps=420, refine_steps=60, batch_size=8, label_fraction=.1, epochs=5,
-            finetune_lr=1e-3, loss_weights=dict(hole=.3), shadow='mixed', told=.3, valid=.1, test=.15, data_options=dict(n_patients=80))
+            finetune_lr=1e-3, loss_weights=dict(hole=.3), told=.3, valid=.1, test=.15, data_options=dict(n_patients=80))
