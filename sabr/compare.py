@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from .ablate import ablate, ablation_figure, ablation_table
+from .ablate import ABLATIONS, ablate, ablation_figure, ablation_table
 from .config import RunConfig, make_config
 from .core import ConfigError, SabrError, load_json, save_json
 from .evaluate import difference_table
@@ -81,14 +81,14 @@ def latex_table(results:pd.DataFrame, caption:str='') -> str:
 
 # %% ../nbs/23d_compare.ipynb #0000001c
 def compare_figure(results:pd.DataFrame) -> Figure:
-    "Dice of every method: each seed a dot, the mean a bar."
+    "Dice of every method, best first: each seed a dot, the mean a line; dotted: supervised learning with all labels. A row a data set, with an axis of its own."
     few = results[results.label_fraction < 1]; few = few if len(few) else results; order = few.groupby('method').dice.mean().sort_values(ascending=False).index
-    grid = sns.catplot(few, x='dice', y='method', order=order, col='label_fraction', row='dataset', kind='bar', errorbar=None, color='#c9d6e2', height=.3 * len(order) + 1, aspect=1.6)
+    grid = sns.catplot(few, x='dice', y='method', order=order, col='label_fraction', row='dataset', kind='strip', color='#33495e', size=4, sharex='row', height=.26 * len(order) + 1, aspect=1.6)
     for (row, col), ax in grid.axes_dict.items():
-        t = few[(few.dataset == row) & (few.label_fraction == col)]; sns.stripplot(t, x='dice', y='method', order=order, color='#33495e', size=4, ax=ax)
-        ax.set_xlim(max(0, t.dice.min() - .1), min(1, t.dice.max() + .05)); ax.set(title=f'{row}, {100 * col:g} % labels', xlabel='Dice', ylabel='')
+        mean = few[(few.dataset == row) & (few.label_fraction == col)].groupby('method').dice.mean().reindex(order)
+        ax.scatter(mean, range(len(order)), marker='|', s=260, linewidths=2.5, color='#c0603a', zorder=1); ax.set(title=f'{row}, {100 * col:g} % labels', xlabel='Dice', ylabel=''); ax.grid(axis='y', alpha=.3)
         whole = results[(results.dataset == row) & (results.label_fraction == 1)].dice.mean(); ax.axvline(whole, color='gray', ls=':')
-    plt.close(grid.figure); return grid.figure
+    grid.tight_layout(); plt.close(grid.figure); return grid.figure
 
 # %% ../nbs/23d_compare.ipynb #0000002b
 def main(argv=None) -> int:
@@ -99,7 +99,7 @@ def main(argv=None) -> int:
     ap.add_argument('--protocol', default='quick', help=', '.join(PROTOCOLS)); ap.add_argument('--methods', type=words, default=METHODS, help=','.join(METHODS))
     ap.add_argument('--fractions', type=lambda s: tuple(map(float, words(s))), help="e.g. 0.1,0.2; default: the protocol's")
     ap.add_argument('--seeds', type=lambda s: tuple(map(int, words(s))), help="e.g. 0,1,2; default: the protocol's")
-    ap.add_argument('--ablate', action='store_true', help='also the default recipe without each part, and with those it does without'); ap.add_argument('--stress', action='store_true', help='also Dice under shadows, imitated and real')
+    ap.add_argument('--ablate', nargs='?', const='default', choices=tuple(ABLATIONS), help='also a recipe without each of its parts, and with those it does without'); ap.add_argument('--stress', action='store_true', help='also Dice under shadows, imitated and real')
     ap.add_argument('--set', type=json.loads, default={}, metavar='JSON', help='run parameters that differ from the protocol, e.g. \'{"steps": 1000}\'')
     a = ap.parse_args(argv); say = partial(print, flush=True)
     try:
@@ -111,8 +111,8 @@ def main(argv=None) -> int:
         (Path(a.out)/'compare.tex').write_text(latex_table(results))
         if 'default' in a.methods: say(compare_stats(base, a.methods, fractions, **how).round(4).to_string())
         if a.ablate:
-            t = ablate(base, fraction=fractions[0], **how, say=say); say('', ablation_table(t).round(4).to_string(), sep='\n')
-            ablation_figure(t).savefig(Path(a.out)/'ablate.png', dpi=120, bbox_inches='tight')
+            t = ablate(base, fraction=fractions[0], recipe=a.ablate, **how, say=say); say('', ablation_table(t).round(4).to_string(), sep='\n')
+            ablation_figure(t).savefig(Path(a.out)/('ablate.png' if a.ablate == 'default' else f'ablate_{a.ablate}.png'), dpi=120, bbox_inches='tight')
         if a.stress:
             t = stress(base, a.methods, fractions[0], **how, say=say); say('', stress_table(t).round(3).to_string(), sep='\n')
             stress_figure(t).savefig(Path(a.out)/'stress.png', dpi=120, bbox_inches='tight')

@@ -48,7 +48,7 @@ def run_config(base:RunConfig, # what all have in common; its out_dir holds the 
     own = dict(recipe=method) if method in RECIPES else dict(rival=method, rival_options=base.rival_options or ({} if base.as_published else TUNED.get(method, {})))
     if method in RECIPES and method != base.recipe: own |= dict(shadow='')  # the recipe's own
     if method == 'published': own |= dict(loss_weights=dict(path=0.) if base.preset.startswith('unet') else {})
-    if 'loss_weights' in changes: changes['loss_weights'] = base.loss_weights | changes['loss_weights']
+    if 'loss_weights' in changes: changes['loss_weights'] = own.get('loss_weights', base.loss_weights) | changes['loss_weights']
     return replace(base, label_fraction=fraction, seed=seed, out_dir=str(Path(base.out_dir)/f'{name or method}_{fraction:g}_{seed}'), **own | changes)
 
 def run_stages(cfg:RunConfig) -> tuple: # the stages to train

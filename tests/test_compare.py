@@ -2,7 +2,7 @@
 import json
 import numpy as np, pandas as pd, pytest
 from PIL import Image, ImageDraw
-from sabr.ablate import ABLATIONS, FREE_PARTS
+from sabr.ablate import DEFAULT_PARTS, FREE_PARTS
 from sabr.compare import main
 from safetensors.numpy import load_file
 from sabr.methods import METHODS
@@ -48,7 +48,7 @@ def test_differences_are_of_patients(done, data):
 
 def test_tables_of_ablation_and_stress(done):
     a, s = pd.read_csv(done/'ablate.csv'), pd.read_csv(done/'stress.csv')
-    assert set(ABLATIONS) | set(FREE_PARTS) == set(a.part) and {'dataset', 'protocol', 'label_fraction', 'seed', 'dice', 'hd95'} < set(a)
+    assert set(DEFAULT_PARTS) | set(FREE_PARTS['default']) == set(a.part) and {'dataset', 'protocol', 'label_fraction', 'seed', 'dice', 'hd95'} < set(a)
     assert set(s.method) == set(METHODS) and set(s.coverage) == {0, .2, .4, .6} and set(s.depth_db) == {0, 12, 30}
     d, r = pd.read_csv(done/'stress_stats.csv'), pd.read_csv(done/'real_shadows.csv')
     assert set(d.rival) == set(METHODS) - {'default'} and {'diff', 'lo', 'hi', 'p_holm', 'diff_loss', 'p_holm_loss'} < set(d) and (d.n_seeds == 1).all()
