@@ -61,14 +61,14 @@ def seed_table(results:pd.DataFrame) -> pd.DataFrame: # of `compare`
 
 # %% ../nbs/23d_compare.ipynb #00000016
 def compare_stats(base:RunConfig, methods=METHODS, fractions=(.1,), seeds=(0, 1, 2), protocol:str='quick', method:str='default') -> pd.DataFrame:
-    "`compare_stats.csv`: the differences at every fraction, of Dice and (`hd95_`) of HD95, where below 0 is better."
+    "`compare_stats.csv`: the differences at every fraction, of Dice (seed_lo, seed_hi: the smallest and largest of one seed) and (`hd95_`) of HD95, where below 0 is better."
     tables = []
     for f in fractions:
         scores = run_scores(base, methods, f, seeds)
         if method not in scores: continue
         t, far = (difference_table(scores, method, k) for k in ('dice', 'hd95'))
         tables.append(t.assign(dataset=dataset_name(base), protocol=protocol, label_fraction=f, **{f'hd95_{k}': far[k] for k in ('diff', 'lo', 'hi', 'p_holm')}))
-    out = pd.concat(tables).reindex(columns=['dataset', 'protocol', 'label_fraction', 'method', 'rival', 'diff', 'lo', 'hi', 'p_holm', 'n_patients', 'n_seeds', *(f'hd95_{k}' for k in ('diff', 'lo', 'hi', 'p_holm'))]) if tables else pd.DataFrame()
+    out = pd.concat(tables).reindex(columns=['dataset', 'protocol', 'label_fraction', 'method', 'rival', 'diff', 'lo', 'hi', 'p_holm', 'n_patients', 'n_seeds', 'seed_lo', 'seed_hi', *(f'hd95_{k}' for k in ('diff', 'lo', 'hi', 'p_holm'))]) if tables else pd.DataFrame()
     write(out, base.out_dir, 'compare_stats.csv'); return out
 
 # %% ../nbs/23d_compare.ipynb #0000001a

@@ -152,12 +152,13 @@ def score_table(metrics:dict, # name of a method or stage: its `summarise`, also
 def paired_difference(a:pd.DataFrame, b:pd.DataFrame, # of `score_cases`, also of several seeds under each other
                       score:str='dice', # one of `SCORES`
                       level:float=.95, # of the interval
-                      seed:int=0) -> dict: # diff = mean of a - b over patients; lo, hi: its interval; p: two-sided, from the same bootstrap; n_patients; n_seeds
+                      seed:int=0) -> dict: # diff = mean of a - b over patients; lo, hi: its interval; p: two-sided, from the same bootstrap; n_patients; n_seeds; seed_lo, seed_hi: smallest and largest difference of one seed
     "Paired difference of two methods with a bootstrap interval over patients, of the seeds that both have where there is a column `seed`. Raises `DataError` unless both scored the same patients."
     both = {}
     if 'seed' in a and 'seed' in b:
         if not (common := set(a.seed) & set(b.seed)): raise DataError(f'the tables have no seed in common: {sorted(set(a.seed))} and {sorted(set(b.seed))}.')
-        a, b, both = a[a.seed.isin(common)], b[b.seed.isin(common)], dict(n_seeds=len(common))
+        a, b = (t[t.seed.isin(common)] for t in (a, b)); each = (a.groupby(['seed', 'patient'])[score].mean() - b.groupby(['seed', 'patient'])[score].mean()).groupby('seed').mean()
+        both = dict(n_seeds=len(common), seed_lo=float(each.min()), seed_hi=float(each.max()))
     a, b = (t.groupby('patient')[score].mean() for t in (a, b))
     if set(a.index) != set(b.index): raise DataError(f"the tables score different patients: only {sorted(set(a.index) ^ set(b.index))[:3]} ... in one of them.")
     d = (a - b[a.index]).to_numpy()

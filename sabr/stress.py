@@ -87,7 +87,7 @@ def stress_stats(base:RunConfig, methods=METHODS, fraction:float=.1, seeds=(0, 1
     tables = {m: pd.concat(t) for m, t in tables.items() if t}
     if method not in tables: raise ConfigError(f"{base.out_dir}: '{method}' was not scored at a coverage of {coverage:g} and {depth:g} dB. Run stress first.")
     dice, loss = (difference_table(tables, method, score).drop(columns='p') for score in ('dice', 'loss'))
-    out = dice.merge(loss[['rival', 'diff', 'lo', 'hi', 'p_holm']], on='rival', suffixes=('', '_loss'))
+    out = dice.merge(loss.drop(columns=['method', 'n_patients', 'n_seeds'], errors='ignore'), on='rival', suffixes=('', '_loss'))
     out.insert(0, 'dataset', dataset_name(base)); write(out, base.out_dir, 'stress_stats.csv'); return out
 
 # %% ../nbs/23b_stress.ipynb #00000026
