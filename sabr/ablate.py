@@ -8,6 +8,7 @@ __all__ = ['DEFAULT_PARTS', 'NO_CRITICS', 'NO_PAINTING', 'PUBLISHED_PARTS', 'ABL
 
 # %% ../nbs/23c_ablate.ipynb #620505c6
 from itertools import product
+from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from .stress import Shadowed
 DEFAULT_PARTS = {
     'default': {},
     'labelled images only': dict(shadow='none', warm=1., loss_weights=dict(shadow=0., consistency=0.)),
+    'no unlabelled images': dict(unlabelled=0.),
     'no imitated shadows': dict(shadow='none'),
     'no Dice per image': dict(per_image=False),
     'no CutMix': dict(mix=0.),
@@ -49,7 +51,7 @@ PUBLISHED_PARTS = {
 ABLATIONS = dict(default=DEFAULT_PARTS, published=PUBLISHED_PARTS) # recipe -> part -> what differs; its own name: nothing
 
 # %% ../nbs/23c_ablate.ipynb #6e3f4614
-def slug(part:str) -> str: return part.replace(' ', '-')
+def slug(part:str) -> str: return part.replace(' ', '-') # name of its folder; parts of all recipes have names of their own
 
 FREE_PARTS = dict(default={'no refinement': dict(stage='finetune'), 'no mirror image, islands stay': dict(plain=True)}, published={'no refinement': dict(stage='finetune')}) # of the same run
 
@@ -68,24 +70,27 @@ def ablate(base:RunConfig, parts=(), fraction:float=.1, seeds=(0, 1, 2), protoco
     "Train and score a recipe with each change; diff, lo and hi are of the change. Raises `ConfigError` for an unknown recipe or part."
     if recipe not in ABLATIONS: raise ConfigError(f"recipe='{recipe}' has no parts to leave out." + suggest(recipe, ABLATIONS))
     for p in parts:
-        if p not in ABLATIONS[recipe]: raise ConfigError(f"part='{p}' is not known." + suggest(p, ABLATIONS[recipe]))
-    rows, scores, shadows, file = [], {}, {}, 'ablate.csv' if recipe == 'default' else f'ablate_{recipe}.csv'
+        if p not in ABLATIONS[recipe]: raise ConfigError(f"part='{p}' is none of the {recipe} recipe." + suggest(p, ABLATIONS[recipe]))
+    parts = tuple(dict.fromkeys((recipe, *(parts or ABLATIONS[recipe])))); file = 'ablate.csv' if recipe == 'default' else f'ablate_{recipe}.csv'
+    rows, scores, shadows, path = [], {}, {}, Path(base.out_dir)/file
+    before = pd.read_csv(path) if path.exists() else pd.DataFrame(dict(part=[]))      # of earlier calls
+    def save(t): old = before[~before.part.isin(t.part)]; write(pd.concat([old, t]) if len(old) else t, base.out_dir, file); return t
     dark = Shadowed(load_data(run_config(base, recipe, fraction, seeds[0]), False))      # the test images are the same for all
-    for s, part in product(seeds, dict.fromkeys((recipe, *(parts or ABLATIONS[recipe])))):
+    for s, part in product(seeds, parts):
         try: found = without(base, part, fraction, s, protocol, dark, recipe)
         except (SabrError, RuntimeError) as e: say(f'{part} seed {s} failed: {e}'); continue
         for name, (row, table, shadow) in found.items():
             rows.append(row); scores.setdefault(name, []).append(table)
             if shadow is not None: shadows.setdefault(name, []).append(shadow)
             say(f'{name} seed {s}: Dice {row["dice"]:.3f}' + (f', in shadow {row["dice_shadow"]:.3f}' if shadow is not None else ''))
-        write(pd.DataFrame(rows).rename(columns=dict(method='part')), base.out_dir, file)
+        save(pd.DataFrame(rows).rename(columns=dict(method='part')))
     if recipe not in scores: raise SabrError('the whole recipe could not be trained, so there is nothing to compare its parts with; the reasons are above.')
     out = pd.DataFrame(rows).rename(columns=dict(method='part'))
     for name, tables, score in (('dice', scores, 'dice'), ('hd95', scores, 'hd95'), ('dice_shadow', shadows, 'dice')):
         tables = {k: pd.concat(t) for k, t in tables.items()}; whole = tables[recipe]
         d = {k: paired_difference(t, whole, score) for k, t in tables.items() if set(t.seed) & set(whole.seed)}
         for c in ('diff', 'lo', 'hi'): out[f'{name}_{c}'] = out.part.map({k: v[c] for k, v in d.items()})
-    write(out, base.out_dir, file); return out
+    return save(out)
 
 def ablation_table(table:pd.DataFrame) -> pd.DataFrame: # of `ablate`
     "A row a part: means over seeds, and what the change brings."
@@ -94,7 +99,7 @@ def ablation_table(table:pd.DataFrame) -> pd.DataFrame: # of `ablate`
 # %% ../nbs/23c_ablate.ipynb #b6d5e707
 def ablation_figure(table:pd.DataFrame) -> Figure: # of `ablate`, of one data set or several
     "Differences of Dice to the whole recipe, on images as they are and in shadow."
-    t = ablation_table(table); whole = t.part.iloc[0]; t = t[t.part != whole]; sets = list(t.dataset.unique())
+    t = ablation_table(table); whole = next(p for p in t.part if p in ABLATIONS); t = t[t.part != whole]; sets = list(t.dataset.unique())
     fig, axes = plt.subplots(1, len(sets), figsize=(3.2 * len(sets) + 2, .32 * t.part.nunique() + 1.2), sharey=True, squeeze=False)
     for ax, name in zip(axes[0], sets):
         d = t[t.dataset == name].set_index('part').reindex(t.part.unique()); y = np.arange(len(d))

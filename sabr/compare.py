@@ -81,12 +81,12 @@ def latex_table(results:pd.DataFrame, caption:str='') -> str:
 
 # %% ../nbs/23d_compare.ipynb #0000001c
 def compare_figure(results:pd.DataFrame) -> Figure:
-    "Dice of every method, best first: each seed a dot, the mean a line; dotted: supervised learning with all labels. A row a data set, with an axis of its own."
+    "Dice of every method, best first: in the mean of the data sets: each seed a dot, their mean a line; dotted: supervised learning with all labels. A row a data set, with an axis of its own."
     few = results[results.label_fraction < 1]; few = few if len(few) else results; order = few.groupby('method').dice.mean().sort_values(ascending=False).index
-    grid = sns.catplot(few, x='dice', y='method', order=order, col='label_fraction', row='dataset', kind='strip', color='#33495e', size=4, sharex='row', height=.26 * len(order) + 1, aspect=1.6)
+    grid = sns.catplot(few, x='dice', y='method', order=order, col='label_fraction', row='dataset', kind='strip', jitter=False, color='#33495e', size=4, sharex='row', height=.26 * len(order) + 1, aspect=1.6)
     for (row, col), ax in grid.axes_dict.items():
         mean = few[(few.dataset == row) & (few.label_fraction == col)].groupby('method').dice.mean().reindex(order)
-        ax.scatter(mean, range(len(order)), marker='|', s=260, linewidths=2.5, color='#c0603a', zorder=1); ax.set(title=f'{row}, {100 * col:g} % labels', xlabel='Dice', ylabel=''); ax.grid(axis='y', alpha=.3)
+        ax.scatter(mean, range(len(order)), marker='|', s=260, linewidths=2.5, color='#c0603a', zorder=1); ax.set(title=f'{row}, {100 * col:g} % labels', xlabel='Dice: seeds (dots), their mean, all labels (dotted)', ylabel=''); ax.grid(axis='y', alpha=.3)
         whole = results[(results.dataset == row) & (results.label_fraction == 1)].dice.mean(); ax.axvline(whole, color='gray', ls=':')
     grid.tight_layout(); plt.close(grid.figure); return grid.figure
 
@@ -99,7 +99,7 @@ def main(argv=None) -> int:
     ap.add_argument('--protocol', default='quick', help=', '.join(PROTOCOLS)); ap.add_argument('--methods', type=words, default=METHODS, help=','.join(METHODS))
     ap.add_argument('--fractions', type=lambda s: tuple(map(float, words(s))), help="e.g. 0.1,0.2; default: the protocol's")
     ap.add_argument('--seeds', type=lambda s: tuple(map(int, words(s))), help="e.g. 0,1,2; default: the protocol's")
-    ap.add_argument('--ablate', nargs='?', const='default', choices=tuple(ABLATIONS), help='also a recipe without each of its parts, and with those it does without'); ap.add_argument('--stress', action='store_true', help='also Dice under shadows, imitated and real')
+    ap.add_argument('--ablate', nargs='?', const='default', choices=tuple(ABLATIONS), help='also a recipe (default, unless named) without each of its parts, and with those it does without'); ap.add_argument('--stress', action='store_true', help='also Dice under shadows, imitated and real')
     ap.add_argument('--set', type=json.loads, default={}, metavar='JSON', help='run parameters that differ from the protocol, e.g. \'{"steps": 1000}\'')
     a = ap.parse_args(argv); say = partial(print, flush=True)
     try:

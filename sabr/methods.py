@@ -46,8 +46,8 @@ def run_config(base:RunConfig, # what all have in common; its out_dir holds the 
     "The configuration of one run; raises `ConfigError` for an unknown method."
     if method not in METHODS: raise ConfigError(f"method='{method}' is not known." + suggest(method, METHODS))
     own = dict(recipe=method) if method in RECIPES else dict(rival=method, rival_options=base.rival_options or ({} if base.as_published else TUNED.get(method, {})))
-    if method in RECIPES and method != base.recipe: own |= dict(shadow='')  # the recipe's own
-    if method == 'published': own |= dict(loss_weights=dict(path=0.) if base.preset.startswith('unet') else {})
+    if method in RECIPES and method != base.recipe: own |= dict(shadow='', loss_weights={})  # the recipe's own
+    if method == 'published' and base.preset.startswith('unet'): own |= dict(loss_weights=own.get('loss_weights', base.loss_weights) | dict(path=0.))
     if 'loss_weights' in changes: changes['loss_weights'] = own.get('loss_weights', base.loss_weights) | changes['loss_weights']
     return replace(base, label_fraction=fraction, seed=seed, out_dir=str(Path(base.out_dir)/f'{name or method}_{fraction:g}_{seed}'), **own | changes)
 

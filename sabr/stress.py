@@ -104,7 +104,7 @@ def stress_figure(table:pd.DataFrame) -> Figure:
     b = table[(table.coverage == .4) | (table.coverage == 0)].assign(x=lambda t: t.depth_db, what='depth at 40 % [dB]')
     names = list(dict.fromkeys(table.method)); colors = dict(zip(names, sns.color_palette('husl', len(names)))) | dict(default=(0, 0, 0))
     grid = sns.relplot(pd.concat([a, b]), x='x', y='dice', hue='method', palette=colors, size='method', sizes={m: 3 if m == 'default' else 1.2 for m in names}, col='what',
-                       row='dataset', kind='line', marker='o', errorbar=None, height=3.4, facet_kws=dict(sharex=False))
+                       row='dataset', kind='line', marker='o', errorbar=None, height=3.4, facet_kws=dict(sharex=False, sharey='row'))
     grid.set(xlabel='', ylabel='Dice').set_titles('{row_name}: {col_name}'); plt.close(grid.figure); return grid.figure
 
 # %% ../nbs/23b_stress.ipynb #730d7398
