@@ -106,6 +106,6 @@ def ablation_figure(table:pd.DataFrame) -> Figure: # of `ablate`, of one data se
         for up, score, color, label in ((-.15, 'dice', '#33495e', 'as they are'), (.15, 'dice_shadow', '#c0603a', 'in shadow')):
             x, lo, hi = (d[f'{score}_{c}'] for c in ('diff', 'lo', 'hi'))
             ax.errorbar(x, y + up, xerr=[x - lo, hi - x], fmt='o', ms=4, lw=1.2, color=color, label=label)
-        ax.axvline(0, color='gray', lw=.8); ax.locator_params(axis='x', nbins=4); ax.set(title=name, xlabel=f'Dice less that of {whole}', yticks=y, yticklabels=d.index)
+        ax.axvline(0, color='gray', lw=.8); ax.locator_params(axis='x', nbins=3); ax.set(title=name, xlabel=f'Dice less that of {whole}', yticks=y, yticklabels=d.index)
     axes[0, 0].invert_yaxis(); axes[0, -1].legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False); fig.tight_layout()
     plt.close(fig); return fig
