@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from .ablate import ABLATIONS, ablate, ablation_figure, ablation_table
+from .ablate import ABLATIONS, ablate, ablation_figure, ablation_name, ablation_table
 from .config import RunConfig, make_config
 from .core import ConfigError, SabrError, load_json, save_json
 from .evaluate import difference_table
@@ -81,7 +81,7 @@ def latex_table(results:pd.DataFrame, caption:str='') -> str:
 
 # %% ../nbs/23d_compare.ipynb #0000001c
 def compare_figure(results:pd.DataFrame) -> Figure:
-    "Dice of every method, best first: in the mean of the data sets: each seed a dot, their mean a line; dotted: supervised learning with all labels. A row a data set, with an axis of its own."
+    "Dice of every method, best first (in the mean of the data sets). A row a data set, with an axis of its own: each seed a dot, their mean a line; dotted: supervised learning with all labels."
     few = results[results.label_fraction < 1]; few = few if len(few) else results; order = few.groupby('method').dice.mean().sort_values(ascending=False).index
     grid = sns.catplot(few, x='dice', y='method', order=order, col='label_fraction', row='dataset', kind='strip', jitter=False, color='#33495e', size=4, sharex='row', height=.26 * len(order) + 1, aspect=1.6)
     for (row, col), ax in grid.axes_dict.items():
@@ -112,7 +112,7 @@ def main(argv=None) -> int:
         if 'default' in a.methods: say(compare_stats(base, a.methods, fractions, **how).round(4).to_string())
         if a.ablate:
             t = ablate(base, fraction=fractions[0], recipe=a.ablate, **how, say=say); say('', ablation_table(t).round(4).to_string(), sep='\n')
-            ablation_figure(t).savefig(Path(a.out)/('ablate.png' if a.ablate == 'default' else f'ablate_{a.ablate}.png'), dpi=120, bbox_inches='tight')
+            ablation_figure(t).savefig(Path(a.out)/f'{ablation_name(a.ablate)}.png', dpi=120, bbox_inches='tight')
         if a.stress:
             t = stress(base, a.methods, fractions[0], **how, say=say); say('', stress_table(t).round(3).to_string(), sep='\n')
             stress_figure(t).savefig(Path(a.out)/'stress.png', dpi=120, bbox_inches='tight')
