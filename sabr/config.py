@@ -26,7 +26,7 @@ class RunConfig:
     preset: str = 'tiny' # network: tiny, small, base, unet_small, unet or paper
     recipe: str = 'default' # default, or published
     rival: str = '' # which rival the stage `rival` trains
-    rival_options: dict = field(default_factory=dict) # its `weight` and thresholds, see `rivals`
+    rival_options: dict = field(default_factory=dict) # its `weight`, thresholds and share of images in `shadow`, see `rivals`
     as_published: bool = False # rivals: with the supervised loss of their papers and nothing of the default recipe's
     image_size: int = 64 # side in pixels that images are stretched to
     steps: int = 24 # optimiser steps of pretraining

@@ -45,7 +45,7 @@ def run_config(base:RunConfig, # what all have in common; its out_dir holds the 
                name:str='', **changes) -> RunConfig: # name of the run's folder, if not the method's
     "The configuration of one run; raises `ConfigError` for an unknown method."
     if method not in METHODS: raise ConfigError(f"method='{method}' is not known." + suggest(method, METHODS))
-    own = dict(recipe=method) if method in RECIPES else dict(rival=method, rival_options=base.rival_options or ({} if base.as_published else TUNED.get(method, {})))
+    own = dict(recipe=method) if method in RECIPES else dict(rival=method, rival_options=({} if base.as_published else TUNED.get(method, {})) | base.rival_options)
     if method in RECIPES and method != base.recipe: own |= dict(shadow='', loss_weights={})  # the recipe's own
     if method == 'published' and base.preset.startswith('unet'): own |= dict(loss_weights=own.get('loss_weights', base.loss_weights) | dict(path=0.))
     if 'loss_weights' in changes: changes['loss_weights'] = own.get('loss_weights', base.loss_weights) | changes['loss_weights']

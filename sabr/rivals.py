@@ -45,16 +45,19 @@ RIVALS = {}
 class Rival(nn.Module):
     "Labelled images only; the others build on it. Subclasses are registered under their `name`."
     name, title, mixed, options = 'supervised', 'Supervised only', False, {} # mixed: half of a batch is unlabelled
+    common = dict(shadow=0.) # options of all
     def __init_subclass__(cls): RIVALS[cls.name] = cls
     def __init__(self, make, # () -> network
                  steps:int, # of the whole schedule
                  as_published:bool=False, # with its paper's supervised loss
                  photometric:float=.5, # amount of `photometric`, unless as published
-                 **options): # see `options` of the class
+                 **options): # see `options` of the class, and `common`
         super().__init__(); self.steps, self.as_published, self.amount = steps, as_published, 0. if as_published else photometric
+        known = self.common | self.options
         for k in options:
-            if k not in self.options: raise ConfigError(f"rival_options: '{self.name}' has no option '{k}'." + suggest(k, self.options))
-        vars(self).update(self.options | options); self.net = make()
+            if k not in known: raise ConfigError(f"rival_options: '{self.name}' has no option '{k}'." + suggest(k, known))
+        vars(self).update(known | options); self.net = make()
+        if not 0 <= self.shadow <= 1: raise ConfigError(f"rival_options: shadow={self.shadow} is a share of images, 0 to 1.")
         self.register_buffer('step', torch.zeros((), dtype=torch.long)); self.start()
     def start(self): "What a rival needs besides its network."
     def forward(self, image, valid=None, z=None, inpaint=False): return {} if self.training else self.net(image, inpaint=False)
@@ -104,8 +107,12 @@ class RivalLoss:
 
 # %% ../nbs/12b_rivals.ipynb #0000000f
 class RivalCallback(Callback):
-    "After each step of the optimiser the rival moves its teacher."
+    "Shows the rival some images in shadow, if it has the option; after each step of the optimiser it moves its teacher."
     order, run_valid = -5, False
+    def before_batch(self):
+        if not (share := self.learn.model.shadow): return
+        (shadowed, *_), (image, *rest) = self.xb, self.yb
+        dark = (torch.rand(len(image), 1, 1, 1) < share).to(image.device); self.learn.yb = (torch.where(dark, shadowed, image), *rest)
     def after_step(self): self.learn.model.after_step()
 
 # %% ../nbs/12b_rivals.ipynb #00000013

@@ -177,7 +177,7 @@ def supervised(cfg:RunConfig, run) -> dict:
 def rival(cfg:RunConfig, run) -> dict:
     "One of the published methods of `rivals`, on the same network, with as many steps as the stages of SABR-Net together."
     model = make_rival(cfg.rival, lambda: new_network(cfg, run), cfg.stage_steps('rival'), as_published=cfg.as_published, photometric=cfg.photometric, **cfg.rival_options)
-    return train_stage(cfg, run, 'rival', model, {}, cfg.lr, model.mixed, cbs=[RivalCallback()], loss=RivalLoss(model))
+    return train_stage(cfg, run, 'rival', model, {}, cfg.lr, model.mixed, 'acoustic' if model.shadow else 'none', cbs=[RivalCallback()], loss=RivalLoss(model))
 
 # %% ../nbs/18_stages.ipynb #00000013
 @stage
