@@ -11,6 +11,7 @@ from sabr.core import find_data
 def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='also the tests of many minutes')
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda i: i.path.name != 'test_sweep.py') # first, as it takes longest: files go to workers whole (with --no-loadscope-reorder in this order)
     if not config.getoption('--slow'):
         for i in items:
             if 'slow' in i.keywords: i.add_marker(pytest.mark.skip(reason='takes many minutes; pytest --slow runs it'))
