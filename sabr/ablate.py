@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from .config import RunConfig
 from .core import ConfigError, SabrError, suggest
 from .evaluate import paired_difference
-from .methods import result_row, run_config, score_run, train_run, write
+from .methods import result_row, run_config, score_run, train_run, write, write_latex
 from .stages import load_data
 from .stress import Shadowed
 
@@ -46,7 +46,8 @@ PUBLISHED_PARTS = {
     'no feature and style losses': dict(loss_weights=dict(feature=0., gram=0.)),
     'no inpainting': dict(loss_weights=NO_PAINTING),
     'neither critics nor inpainting': dict(loss_weights=NO_CRITICS | NO_PAINTING),
-    'acoustic shadows only': dict(shadow='acoustic'),
+    'acoustic shadows': dict(shadow='acoustic'),
+    'labelled and unlabelled in one step': dict(separate=False),
 }
 ABLATIONS = dict(default=DEFAULT_PARTS, published=PUBLISHED_PARTS) # recipe -> part -> what differs; its own name: nothing
 
@@ -79,7 +80,7 @@ def ablate(base:RunConfig, parts=(), fraction:float=.1, seeds=(0, 1, 2), protoco
     dark = Shadowed(load_data(run_config(base, recipe, fraction, seeds[0]), False))      # the test images are the same for all
     for s, part in product(seeds, parts):
         try: found = without(base, part, fraction, s, protocol, dark, recipe)
-        except (SabrError, RuntimeError) as e: say(f'{part} seed {s} failed: {e}'); continue
+        except Exception as e: say(f"{part} seed {s} failed: {'' if isinstance(e, SabrError) else type(e).__name__ + ': '}{e}"); continue
         for name, (row, table, shadow) in found.items():
             rows.append(row); scores.setdefault(name, []).append(table)
             if shadow is not None: shadows.setdefault(name, []).append(shadow)
@@ -91,7 +92,7 @@ def ablate(base:RunConfig, parts=(), fraction:float=.1, seeds=(0, 1, 2), protoco
         tables = {k: pd.concat(t) for k, t in tables.items()}; whole = tables[recipe]
         d = {k: paired_difference(t, whole, score) for k, t in tables.items() if set(t.seed) & set(whole.seed)}
         for c in ('diff', 'lo', 'hi'): out[f'{name}_{c}'] = out.part.map({k: v[c] for k, v in d.items()})
-    return save(out)
+    write_latex(ablation_table(out), base.out_dir, f'{ablation_name(recipe)}.tex'); return save(out)
 
 def ablation_table(table:pd.DataFrame) -> pd.DataFrame: # of `ablate`
     "A row a part: means over seeds, and what the change brings."

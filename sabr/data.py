@@ -335,14 +335,18 @@ def read_tnscui(path, # folder that holds image/, mask/ and train.csv
     return case_table(rows, 'tnscui', ['background', 'nodule'], 'binary', root, 'image/1.PNG, mask/1.PNG, train.csv')
 
 # %% ../nbs/01_data.ipynb #00000057
-ALIASES = dict(case=('case', 'id', 'image', 'file', 'filename', 'name'), patient=('patient', 'patient_id', 'patientid', 'subject'),
-               category=('category', 'pathology'), spacing=('spacing', 'pixel size(mm)'), split=('split',), view=('view',), phase=('phase',))
+ALIASES = dict(case=('case', 'id', 'image', 'file', 'filename', 'name'), patient=('patient', 'patient_id', 'patientid', 'subject', 'subject_id', 'subjectid', 'person', 'person_id', 'pid'),
+               category=('category', 'pathology'), spacing=('spacing', 'pixel_size_mm'), split=('split',), view=('view',), phase=('phase',))
 SPLIT_NAMES = {'': '', 'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid', 'test': 'test', 'testing': 'test'}
 
-def _columns(table): # our name -> column of the CSV, whatever its capitals
-    have = {str(c).strip().lower(): c for c in table.columns}
-    if {'id', 'case'} <= have.keys() and not have.keys() & set(ALIASES['patient']): have['patient'] = have.pop('case')
-    return {ours: next(have[a] for a in names if a in have) for ours, names in ALIASES.items() if any(a in have for a in names)}
+def _columns(table, stems=frozenset()): # our name -> column of the CSV, whatever its capitals, blanks and signs; images are named by the column that knows most of them
+    have = {re.sub('[^a-z0-9]+', '_', str(c).lower()).strip('_'): c for c in table.columns}
+    known = {c: len(stems & {_stem(v.strip()) for v in table[c]}) for c in table.columns}; names = [have[a] for a in ALIASES['case'] if a in have]
+    if {'id', 'case'} <= have.keys() and not have.keys() & set(ALIASES['patient']): names.remove(have['case'])    # the case is the patient
+    best = max([*names, *table.columns], key=known.get, default=None); named = names[0] if names and not known[best] else best if best is not None and known[best] else None
+    if named != have.get('case') and not have.keys() & set(ALIASES['patient']) and 'case' in have: have['patient'] = have.pop('case')
+    found = {ours: next(have[a] for a in names if a in have) for ours, names in ALIASES.items() if ours != 'case' and any(a in have for a in names)}
+    return ({} if named is None else dict(case=named)) | found
 
 def _mm(text, file): # (row_mm, col_mm) from '0.2' or '0.15 0.3'
     numbers = [float(x) for x in re.findall(r'\d*\.?\d+(?:[eE]-?\d+)?', text)]
@@ -350,10 +354,10 @@ def _mm(text, file): # (row_mm, col_mm) from '0.2' or '0.15 0.3'
     return (numbers[0], numbers[-1]) if numbers else None
 
 # %% ../nbs/01_data.ipynb #00000058
-def _details(file): # {stem: {patient, split, spacing, ...}} of a CSV; {} when it has no column with the names of the images
+def _details(file, stems=frozenset()): # {stem: {patient, split, spacing, ...}} of a CSV; {} when it has no column with the names of the images
     table = _list(file)
     if table is None: raise _bad(file, 'no such file. Give the CSV inside the data folder, or its whole path.')
-    cols, out = _columns(table), {}
+    cols, out = _columns(table, stems), {}
     for r in table.to_dict('records') if 'case' in cols else []:
         d = {k: r[c].strip() for k, c in cols.items()}; name = _stem(d.pop('case'))
         if name in out: raise _bad(file, f"lists '{name}' twice. Keep one line an image.")
@@ -366,10 +370,12 @@ def _details(file): # {stem: {patient, split, spacing, ...}} of a CSV; {} when i
 # %% ../nbs/01_data.ipynb #00000059
 def _csv(root, csv, stems): # the details for these images, from the CSV that was named or the one in the folder that knows most of them
     files = [next((f for f in (root/csv, Path(csv)) if f.is_file()), root/csv)] if csv else sorted(root.glob('*.csv'))
-    best, file = max(((_details(f), f) for f in files), key=lambda t: (len(stems & t[0].keys()), sum(map(len, t[0].values()))), default=({}, None))
+    best, file = max(((_details(f, stems), f) for f in files), key=lambda t: (len(stems & t[0].keys()), sum(map(len, t[0].values()))), default=({}, None))
     missing = sorted(stems - best.keys())
     if missing and (csv or len(missing) < len(stems)):
         raise _bad(file, f"has no line for {len(missing)} of {len(stems)} images (first: '{missing[0]}'). Add a line for each: a column case with the file's name, and a column patient.")
+    for f in files if missing else ():
+        if patient := _columns(_list(f)).get('patient'): raise _bad(f, f"has a column '{patient}', but none with the names of the images (e.g. '{missing[0]}'), so nobody knows whose they are. Add a column case with them, or take the file out of the folder.")
     return {} if missing else best
 
 # %% ../nbs/01_data.ipynb #0000005e

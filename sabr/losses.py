@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['UNLABELLED', 'TERMS', 'CE_TEMPERATURE', 'DICE_TEMPERATURE', 'PUBLISHED', 'SUPERVISED', 'DEFAULT', 'RECIPES', 'PLAIN',
-           'REFINE', 'REFINES', 'EVERY', 'PAINTING', 'Batch', 'frozen_features', 'frozen_statistics', 'term',
-           'labelled_ce', 'labelled_dice', 'ce', 'dice', 'one_hot', 'masked_dice', 'pixel_loss', 'known', 'guessed',
-           'segment', 'consistency', 'enlarge', 'deep', 'shadow', 'hole', 'feature', 'gram_matrix', 'gram', 'adv_img',
-           'adv_seg', 'match', 'path', 'coarse', 'coarse_segment', 'refined', 'boundary', 'direction', 'check_weights',
-           'RecipeLoss']
+           'REFINE', 'REFINES', 'EVERY', 'PAINTING', 'Batch', 'frozen_features', 'labelled_pair', 'frozen_statistics',
+           'term', 'labelled_ce', 'labelled_dice', 'ce', 'dice', 'one_hot', 'masked_dice', 'pixel_loss', 'known',
+           'guessed', 'segment', 'consistency', 'enlarge', 'deep', 'shadow', 'hole', 'feature', 'gram_matrix', 'gram',
+           'adv_img', 'adv_seg', 'match', 'path', 'coarse', 'coarse_segment', 'refined', 'boundary', 'direction',
+           'check_weights', 'RecipeLoss']
 
 # %% ../nbs/10_losses.ipynb #00000002
 from contextlib import contextmanager
@@ -50,6 +50,9 @@ class Batch:
     @cached_property
     def seg_fake(self): return self.nets.seg_d(self.out['inpainted'].detach(), self.probs)
     @cached_property
+    def pair(self) -> tuple|None: # real images and their segmentations, for D_seg
+        return labelled_pair(self.nets, self.image, self.label, self.probs.shape[1])
+    @cached_property
     def second(self) -> dict: # the network's output for the second views
         with frozen_statistics(self.nets.student): return self.nets.student(*self.views[:2])
 
@@ -57,7 +60,14 @@ class Batch:
 def frozen_features(encoder:nn.Module, image:Tensor, grad:bool=True) -> list[Tensor]:
     "The network's own encoder as a fixed feature extractor: gradients reach the image, never the weights (method section 3)."
     weights = {k: v.detach() for k, v in encoder.named_parameters()}
-    with torch.set_grad_enabled(grad and torch.is_grad_enabled()): return functional_call(encoder, weights, (image,))[1:]
+    with torch.set_grad_enabled(grad and torch.is_grad_enabled()), frozen_statistics(encoder): return functional_call(encoder, weights, (image,))[1:]
+
+# %% ../nbs/10_losses.ipynb #1fa6e403
+def labelled_pair(nets, image:Tensor, label:Tensor, n_classes:int) -> tuple|None: # (n,C,H,W) images, (n,n_classes,H,W) their truth
+    "The labelled images of this batch; of one without labels, those of the last that had some, or None."
+    lab = (label != UNLABELLED).flatten(1).any(1)
+    if lab.any(): nets.pair = image[lab].detach(), one_hot(label[lab], n_classes)
+    return getattr(nets, 'pair', None)
 
 # %% ../nbs/10_losses.ipynb #00000008
 @contextmanager
@@ -189,11 +199,12 @@ def adv_seg(b:Batch) -> Tensor:
 
 @term
 def match(b:Batch) -> Tensor:
-    "Feature matching in D_seg: predictions against the truth of labelled images."
-    if not b.labelled.any(): return b.probs.sum() * 0
-    with torch.no_grad(): real = b.nets.seg_d(b.image[b.labelled], one_hot(b.label[b.labelled], b.probs.shape[1]))
-    fake = b.seg_fake if b.labelled.all() else [[f[b.labelled] for f in fs] for fs in b.seg_fake]
-    return feature_match(real, fake)
+    "Feature matching in D_seg: predictions on labelled images against their truth, those on unlabelled ones against other images' (method section 3)."
+    if b.pair is None: return b.probs.sum() * 0
+    with torch.no_grad(): real = b.nets.seg_d(*b.pair)
+    lab, unl = ((k == b.labelled).nonzero()[:, 0] for k in (True, False))
+    fake, real_of = torch.cat([lab, unl]), torch.cat([torch.arange(len(lab)), torch.arange(len(unl)) % len(b.pair[0])]).to(lab)
+    return feature_match([[f[real_of] for f in fs] for fs in real], [[f[fake] for f in fs] for fs in b.seg_fake])
 
 @term
 def path(b:Batch) -> Tensor:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'METHODS', 'TUNED', 'protocol', 'run_config', 'run_stages', 'final', 'is_run', 'train_run', 'score_run',
-           'dataset_name', 'result_row', 'method_run', 'write', 'run_scores']
+           'dataset_name', 'result_row', 'method_run', 'write', 'write_latex', 'run_scores']
 
 # %% ../nbs/23_methods.ipynb #9fb07d51
 from dataclasses import replace
@@ -44,9 +44,11 @@ def run_config(base:RunConfig, # what all have in common; its out_dir holds the 
                method:str, fraction:float, seed:int,
                name:str='', **changes) -> RunConfig: # name of the run's folder, if not the method's
     "The configuration of one run; raises `ConfigError` for an unknown method."
-    if method not in METHODS: raise ConfigError(f"method='{method}' is not known." + suggest(method, METHODS))
-    own = dict(recipe=method) if method in RECIPES else dict(rival=method, rival_options=({} if base.as_published else TUNED.get(method, {})) | base.rival_options)
-    if method in RECIPES and method != base.recipe: own |= dict(shadow='', loss_weights={})  # the recipe's own
+    rival, dark, more = method.partition('+')   # 'urpc+shadow': with half of the training images in imitated shadows
+    if rival not in METHODS or dark and (more != 'shadow' or rival in RECIPES): raise ConfigError(f"method='{method}' is not known." + suggest(method, [*METHODS, *(f'{m}+shadow' for m in RIVALS)]))
+    own = dict(recipe=method) if method in RECIPES else dict(rival=rival, rival_options=({} if base.as_published else TUNED.get(rival, {})) | base.rival_options | (dict(shadow=.5) if dark else {}))
+    if 'rival' in own: RIVALS[rival].check(own['rival_options'])
+    if method in RECIPES and method != base.recipe: own |= dict(shadow='', max_hole=0., loss_weights={})  # the recipe's own
     if method == 'published' and base.preset.startswith('unet'): own |= dict(loss_weights=own.get('loss_weights', base.loss_weights) | dict(path=0.))
     if 'loss_weights' in changes: changes['loss_weights'] = own.get('loss_weights', base.loss_weights) | changes['loss_weights']
     return replace(base, label_fraction=fraction, seed=seed, out_dir=str(Path(base.out_dir)/f'{name or method}_{fraction:g}_{seed}'), **own | changes)
@@ -79,7 +81,7 @@ def score_run(cfg:RunConfig, data, # of `load_data`
     with atomic_path(path) as tmp: table.to_csv(tmp, index=False)
     return table
 
-def dataset_name(cfg:RunConfig) -> str: return cfg.dataset if cfg.dataset != 'folder' else Path(cfg.data_path).name
+def dataset_name(cfg:RunConfig) -> str: return cfg.dataset if cfg.dataset != 'folder' else Path(cfg.data_path).name or 'folder'
 
 def result_row(cfg:RunConfig, method:str, protocol:str, table:pd.DataFrame, cost:dict) -> dict:
     return dict(dataset=dataset_name(cfg), protocol=protocol, method=method, label_fraction=cfg.label_fraction,
@@ -95,6 +97,10 @@ def method_run(base:RunConfig, # its out_dir gets the run's folder
 # %% ../nbs/23_methods.ipynb #50ff9299
 def write(table:pd.DataFrame, folder, name:str):
     with atomic_path(Path(folder)/name) as tmp: table.to_csv(tmp, index=False)
+
+def write_latex(table:pd.DataFrame, folder, name:str): # for a paper: numbers rounded, names escaped
+    plain = table.reset_index() if table.index.names != [None] else table
+    with atomic_path(Path(folder)/name) as tmp: tmp.write_text(plain.rename(columns=str).to_latex(index=False, escape=True, float_format='%.3f', na_rep=''))
 
 # %% ../nbs/23_methods.ipynb #cf202b76
 def run_scores(base:RunConfig, methods, fraction:float, seeds, stage:dict={}) -> dict: # method -> test scores of its finished runs, with a column seed

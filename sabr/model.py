@@ -147,14 +147,17 @@ class SABRNet(nn.Module):
     def decode(self, feats:list, style:Tensor, # features of the encoder; of `style`
                inpaint:bool=True):
         "Logits and raw image (None without `inpaint`) at the padded size, and the features of lower resolution for `lower_logits`."
-        f1, f2, f4, f8, x = feats
-        for up, stage, skip in zip(self.ups, self.stages, (f8, f4)): x = stage(up(x) + skip)[0]
-        seg, img, lower = 0, 0, []
-        for i, (level, skip) in enumerate(zip(self.levels, (f2, f1))):
-            x = level(x, skip, style); lower.append(x)
-            seg = level.seg(x) + (double(seg) if i else 0)
-            if inpaint: img = level.img(x) + (double(img) if i else 0)
-        return seg, img if inpaint else None, lower[:-1]
+        *_, half, full = p = self.pyramid(feats, style); low, high = self.levels
+        return self.segment(p), high.img(full) + double(low.img(half)) if inpaint else None, [half]
+
+    def pyramid(self, feats:list, style:Tensor) -> list[Tensor]: # features of the decoder at 1/8, 1/4, 1/2, 1
+        f1, f2, f4, f8, x = feats; out = []
+        for up, stage, skip in zip(self.ups, self.stages, (f8, f4)): x = stage(up(x) + skip)[0]; out.append(x)
+        for level, skip in zip(self.levels, (f2, f1)): x = level(x, skip, style); out.append(x)
+        return out
+
+    def segment(self, pyramid:list) -> Tensor: # logits (B,n_classes,H,W)
+        (*_, half, full), (low, high) = pyramid, self.levels; return high.seg(full) + double(low.seg(half))
 
     def lower_logits(self, lower:list) -> list[Tensor]: # (B,n_classes,h,w) at each of the lower resolutions
         return [level.seg(x) for level, x in zip(self.levels, lower)]
@@ -240,14 +243,16 @@ class ShadowUNet(SABRNet):
 
     def style(self, bottleneck:Tensor, z:Tensor|None=None) -> Tensor: return bottleneck.new_zeros(len(bottleneck), 0)
 
-    def pyramid(self, feats:list) -> list[Tensor]: # features of the decoder at 1/8, 1/4, 1/2, 1
+    def pyramid(self, feats:list, style:Tensor|None=None) -> list[Tensor]: # features of the decoder at 1/8, 1/4, 1/2, 1
         x, out = feats[-1], []
         for up, skip in zip(self.ups, feats[-2::-1]): x = up(x, skip); out.append(x)
         return out
 
     def decode(self, feats:list, style:Tensor|None=None, inpaint:bool=True):
-        *lower, y = self.pyramid(feats)
-        return self.seg(y), self.img(y) if inpaint else None, lower
+        *lower, y = p = self.pyramid(feats)
+        return self.segment(p), self.img(y) if inpaint else None, lower
+
+    def segment(self, pyramid:list) -> Tensor: return self.seg(pyramid[-1])
 
     def lower_logits(self, lower:list) -> list[Tensor]: return [head(x) for head, x in zip(self.lower, lower)]
 

@@ -25,7 +25,7 @@ def train_preset(cfg:RunConfig, # what all presets have in common; its out_dir g
                  name:str, lr:float, seed:int, data=None, # of `load_data`
                 ) -> RunConfig: # of the finished training
     "Train one preset with one learning rate and seed."
-    cfg = replace(cfg, preset=name, lr=lr, seed=seed, recipe='published', shadow='', loss_weights=TERMS, out_dir=str(Path(cfg.out_dir)/f'{name}_lr{lr:g}_seed{seed}'))
+    cfg = replace(cfg, preset=name, lr=lr, seed=seed, recipe='published', shadow='mixed', max_hole=.7, separate=False, loss_weights=TERMS, out_dir=str(Path(cfg.out_dir)/f'{name}_lr{lr:g}_seed{seed}'))
     pretrain(cfg, False, data)
     return cfg
 

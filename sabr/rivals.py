@@ -20,6 +20,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from .batch import random_affine, warp
 from .core import ConfigError, suggest
 from .losses import UNLABELLED, enlarge, masked_dice, one_hot
+from .model import pad_inputs
 from .semi import follow, frozen_copy, photometric, ramp_up
 from .shadow import shadow_aug
 
@@ -53,12 +54,17 @@ class Rival(nn.Module):
                  photometric:float=.5, # amount of `photometric`, unless as published
                  **options): # see `options` of the class, and `common`
         super().__init__(); self.steps, self.as_published, self.amount = steps, as_published, 0. if as_published else photometric
-        known = self.common | self.options
-        for k in options:
-            if k not in known: raise ConfigError(f"rival_options: '{self.name}' has no option '{k}'." + suggest(k, known))
-        vars(self).update(known | options); self.net = make()
-        if not 0 <= self.shadow <= 1: raise ConfigError(f"rival_options: shadow={self.shadow} is a share of images, 0 to 1.")
+        vars(self).update(self.check(options)); self.net = make()
         self.register_buffer('step', torch.zeros((), dtype=torch.long)); self.start()
+    @classmethod
+    def check(cls, options:dict) -> dict: # with those that are not given
+        "Raises `ConfigError` for an option that there is not, or a value that it cannot have."
+        known = cls.common | cls.options
+        for k, v in options.items():
+            if k not in known: raise ConfigError(f"rival_options: '{cls.name}' has no option '{k}'." + suggest(k, known))
+            top = math.inf if k == 'weight' else 1
+            if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= top: raise ConfigError(f"rival_options: {k}={v!r} of '{cls.name}' must be a number from 0 " + ('up.' if k == 'weight' else 'to 1.'))
+        return known | options
     def start(self): "What a rival needs besides its network."
     def forward(self, image, valid=None, z=None, inpaint=False): return {} if self.training else self.net(image, inpaint=False)
     def logits(self, x): return self.net(x, inpaint=False)['logits'].float()
@@ -91,6 +97,16 @@ def see(self:Rival, x:Tensor, y:Tensor, # (B,C,H,W) images; (n,H,W) labels of th
     "A pass through a network."
     net = net or self.net; out = net(x, inpaint=False)
     return out['logits'].float(), self.supervise(out['logits'], net.lower_logits(out['lower']), y)
+
+@patch
+def features(self:Rival, x:Tensor) -> list[Tensor]: # (B,C,H,W) images -> of the encoder, from full size to 1/16
+    "For those who change features; sizes are padded to multiples of 16."
+    return self.net.encoder(*(pad_inputs(x, None) if any(k % 16 for k in x.shape[-2:]) else (x,)))
+
+@patch
+def answer(self:Rival, feats:list, like:Tensor) -> tuple: # of `features`; (...,H,W) -> logits (B,C,H,W), logits of lower resolution
+    l, _, lower = self.net.decode(feats, self.net.style(feats[-1]), inpaint=False); H, W = like.shape[-2:]
+    return l[..., :H, :W].float(), self.net.lower_logits(lower)
 
 # %% ../nbs/12b_rivals.ipynb #0000000e
 class RivalLoss:
@@ -168,9 +184,8 @@ class URPC(Rival):
         cfg = self.net.cfg
         self.heads = nn.ModuleList(nn.Conv2d(c, cfg.n_classes, 1) for c in (cfg.dims[1], cfg.dims[0], cfg.stem[1]))
     def scales(self, x:Tensor) -> list: # logits from 1/8, 1/4, 1/2 and full size, all at full size
-        f = self.net.pyramid(self.net.encoder(x)); size = x.shape[-2:]
-        low = [F.interpolate(h(y).float(), size, mode='bilinear') for h, y in zip(self.heads, f)]
-        return low + [self.net.seg(f[-1]).float()]
+        e = self.features(x); f = self.net.pyramid(e, self.net.style(e[-1])); H, W = x.shape[-2:]
+        return [enlarge(h(y), x) for h, y in zip(self.heads, f)] + [self.net.segment(f)[..., :H, :W].float()]
     @staticmethod
     def pyramid(probs:list) -> Tensor: # each (B,C,H,W)
         mean = sum(probs) / len(probs); total = 0
@@ -191,8 +206,8 @@ class SCOSSL(MeanTeacher):
     def forward(self, image, valid=None, z=None, inpaint=False): return {} if self.training else self.teacher(image, inpaint=False)
     def shadowed(self, x:Tensor) -> tuple: # logits of images with another image's shadow, features shadowed too; those of lower resolution
         x, m = shadow_aug(x)
-        feats = [f * F.interpolate(m, f.shape[-2:], mode='bilinear').to(f) for f in self.net.encoder(x)]
-        l, _, lower = self.net.decode(feats, inpaint=False); return l.float(), self.net.lower_logits(lower)
+        whole = F.pad(m, (0, -m.shape[-1] % 16, 0, -m.shape[-2] % 16))
+        return self.answer([f * F.interpolate(whole, f.shape[-2:], mode='bilinear').to(f) for f in self.features(x)], x)
     def terms(self, b):
         theta, n = random_affine(len(b.u), scale=0.), len(b.x)
         l, lower = self.shadowed(torch.cat([b.x, warp(b.u, theta)])); target = warp(self.teach(b.u), theta)
@@ -227,14 +242,13 @@ class UniMatch(Rival):
         box = cutmix_boxes(len(u), u.shape[-1], device=u.device); m, s = box[:, 0] > 0, jitter(u)
         return torch.where(box > 0, s.roll(1, 0), s), torch.where(m, target.roll(1, 0), target), torch.where(m, conf.roll(1, 0), conf)
     def terms(self, b):
-        n, feats = len(b.x), self.net.encoder(torch.cat([b.x, b.u]))
-        l, _, lower = self.net.decode(feats, inpaint=False); l = l.float()
-        dropped = self.net.decode([F.dropout2d(f[n:], .5) for f in feats], inpaint=False)[0]
+        n, feats = len(b.x), self.features(torch.cat([b.x, b.u])); l, lower = self.answer(feats, b.x)
+        dropped = self.answer([F.dropout2d(f[n:], .5) for f in feats], b.x)[0]
         conf, target = l[n:].detach().softmax(1).max(1)
         views = [self.strong(b.u, target, conf) for _ in range(2)]
         s = self.logits(torch.cat([v[0] for v in views])).chunk(2)
         match = lambda logits, y, c: masked_dice(logits, y, c >= self.tau)
-        return dict(supervised=self.supervise(l, self.net.lower_logits(lower), b.y) / 2,
+        return dict(supervised=self.supervise(l, lower, b.y) / 2,
                     strong=self.weight * sum(match(k, *v[1:]) for k, v in zip(s, views)) / 8, feature=self.weight * match(dropped, target, conf) / 4)
 
 # %% ../nbs/12b_rivals.ipynb #0000002e
@@ -256,6 +270,7 @@ class BCP(MeanTeacher):
         out = self.net(x, inpaint=False); lower = [] if self.as_published else self.net.lower_logits(out['lower'])
         return [(out['logits'], 1 - .5 * bool(lower))] + [(enlarge(l, x), .5 / len(lower)) for l in lower]
     def terms(self, b):
+        if len(b.x) < 2: raise ConfigError('bcp pastes two labelled images of a batch into each other: batch_size must be at least 4.')
         n, m, w = len(b.x) // 2, self.box(b.x), .5 * self.weight; paste = lambda a, c: a * m + c * (1 - m); (xa, xb), (ya, yb) = (b.x[:n], b.x[n:2*n]), (b.y[:n], b.y[n:2*n])
         if b.t < self.first:
             return dict(mix=sum(share * (self.mix_loss(l[:n], ya, yb, m, 1, 1) + self.mix_loss(l[n:], yb, ya, m, 1, 1)) / 2

@@ -9,7 +9,7 @@ __all__ = ['NEEDS', 'STAGES', 'ORDER', 'SCORED', 'TITLES', 'load_data', 'cached_
            'collect_metrics', 'run_table']
 
 # %% ../nbs/18_stages.ipynb #00000002
-import time
+import time, warnings
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import torch
-from .batch import case_loaders, check_pools
+from .batch import case_loaders
 from .boundary import RefineNet, load_network
 from .cache import build_cache
 from .config import RunConfig, finish_stage, open_run, stage_notes, unused
@@ -26,13 +26,13 @@ from .data import read_cases
 from .evaluate import TOOL, score_cases, score_table, summarise
 from .inception import FeatureStats, feature_extractor, fid, hole_quality, kid, prepare_statistics
 from .infer import predict_labels
-from .losses import PLAIN, REFINES
+from .losses import EVERY, PLAIN, REFINES
 from .model import load_model, make_network, preset, save_weights
 from .rivals import RivalCallback, RivalLoss, make_rival
 from .semi import Student, always_single
 from .shadow import geometries, imitate_shadow
 from .split import draw_labelled, save_splits, split_cases
-from .train import fit, run_logger
+from .train import UnlabelledClip, fit, lazy_adam, run_logger
 
 # %% ../nbs/18_stages.ipynb #00000005
 def load_data(cfg:RunConfig, bar:bool=True) -> SimpleNamespace: # cases (table), cache, geoms
@@ -42,8 +42,8 @@ def load_data(cfg:RunConfig, bar:bool=True) -> SimpleNamespace: # cases (table),
     if cfg.resplit: cases['split'] = ''
     cases = draw_labelled(split_cases(cases, cfg.split_seed, cfg.valid, cfg.test), cfg.label_fraction, cfg.seed)
     train = cases.split == 'train'; lab, unl = int((train & cases.labelled).sum()), int((train & ~cases.labelled).sum())
-    check_pools(lab, unl, cfg.batch_size, cfg.batch_size)
-    if unl: check_pools(lab, unl, cfg.batch_size // 2, cfg.batch_size)
+    for count, kind in ((lab, 'with'), (unl or cfg.batch_size, 'without')): # all labels may be read: nothing to draw without
+        if count < cfg.batch_size: warnings.warn(f'batch_size={cfg.batch_size}, but there are only {count} training images {kind} a label: a batch may show one more than once, each time moved and shadowed anew.')
     return SimpleNamespace(cases=cases, cache=cache, geoms=cached_geometry(cache))
 
 def cached_geometry(cache) -> np.ndarray:
@@ -92,10 +92,10 @@ def prediction(cfg:RunConfig, run) -> dict: # single and mirror, for `load_netwo
     return dict(single=always_single(known_labels(run), len(run.cases.attrs['classes'])), mirror=True)
 
 # %% ../nbs/18_stages.ipynb #00000009
-def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unlabelled=False, shadow='none', cbs=(), loss=None, schedule={}, **meta) -> dict:
+def train_stage(cfg:RunConfig, run, name:str, model, weights:dict, lr:float, unlabelled=False, shadow='none', cbs=(), loss=None, schedule={}, separate=False, **meta) -> dict:
     "Fit, save both sets of weights, return the notes."
     world = process_share()[1]; model.to(run.device); epochs = min(cfg.epochs, cfg.stage_steps(name)); per_epoch = -(-cfg.stage_steps(name) // epochs)
-    dls = case_loaders(run.cache, run.cases, per_epoch, cfg.batch_size, unlabelled, shadow, model.cfg.z_dim, run.geoms, run.device, cfg.max_hole)
+    dls = case_loaders(run.cache, run.cases, per_epoch, cfg.batch_size, unlabelled, shadow, model.cfg.z_dim, run.geoms, run.device, cfg.max_hole, separate)
     key = fingerprint({k: v for k, v in asdict(cfg).items() if k not in unused(cfg)}, run.cache.fingerprint, *[world] * (world > 1))
     net, best, rows = fit(model, dls, weights, epochs, name, run.out, lr, precision=cfg.precision, compile=cfg.compile, size=cfg.image_size,
                           half_life=cfg.half_life, per_image=cfg.per_image, key=key, bar=run.bar, loss=loss, cbs=cbs, **schedule)
@@ -130,7 +130,12 @@ def student(cfg:RunConfig, shadow:float, warm:float) -> list: # callbacks
 def pretrain(cfg:RunConfig, run) -> dict:
     "Segment shadowed images, labelled and not; inpaint them, where the recipe does."
     model = new_network(cfg, run)
-    notes = train_stage(cfg, run, 'pretrain', model, cfg.weights, cfg.lr, True, cfg.shadow, student(cfg, cfg.shadow_share, cfg.warm), schedule={} if cfg.recipe == 'published' else dict(end=.7)) # fine-tuning goes on from there
+    if cfg.recipe == 'published':
+        lr, betas = lazy_adam(cfg.lr, EVERY['path'] if cfg.weights.get('path') else 0)
+        notes = train_stage(cfg, run, 'pretrain', model, cfg.weights, lr, True, cfg.shadow, [UnlabelledClip()], schedule=dict(betas=betas, critic_lr=cfg.lr), separate=cfg.separate)
+    else:
+        harder = any(cfg.weights.get(t) for t in ('shadow', 'hole', 'consistency')) # what second views and unlabelled images are for
+        notes = train_stage(cfg, run, 'pretrain', model, cfg.weights, cfg.lr, harder, cfg.shadow, student(cfg, cfg.shadow_share, cfg.warm), schedule=dict(end=.7)) # fine-tuning goes on from there
     return notes | inpainting_quality(cfg, run)
 
 @torch.no_grad()

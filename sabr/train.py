@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_logger', 'EMACallback', 'PrecisionCallback', 'compile_network', 'CompileCallback', 'average', 'average_gradients',
-           'ShareCallback', 'make_nets', 'AdversarialCallback', 'ValidDice', 'HistoryCallback', 'StepCallback',
-           'CheckpointCallback', 'make_learner', 'fit', 'quiet']
+           'ShareCallback', 'make_nets', 'lazy_adam', 'AdversarialCallback', 'ValidDice', 'HistoryCallback',
+           'StepCallback', 'CheckpointCallback', 'UnlabelledClip', 'make_learner', 'fit', 'quiet']
 
 # %% ../nbs/12_train.ipynb #00000002
 import copy, io, logging, math, time, warnings
@@ -27,7 +27,7 @@ from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
 from .core import ConfigError, SabrError, atomic_path, autocast, process_share, rng_state, set_rng_state, suggest
 from .gan import ImageDiscriminator, PathLength, SegDiscriminator, d_hinge, d_logistic, r1_penalty
-from .losses import RecipeLoss, one_hot
+from .losses import UNLABELLED, RecipeLoss, labelled_pair
 
 # %% ../nbs/12_train.ipynb #00000007
 def run_logger(out_dir) -> logging.Logger:
@@ -142,6 +142,13 @@ def make_nets(model, size:int, weights:dict, width:int=0, # first channels of th
         seg_d=SegDiscriminator(size, cfg.in_channels + cfg.n_classes, width).to(dev) if on('adv_seg', 'match') else None,
         path=PathLength().to(dev) if on('path') else None)
 
+# %% ../nbs/12_train.ipynb #a39504c8
+def lazy_adam(lr:float, every:int=0, # the rare term comes every so many steps; 0: there is none
+             ) -> tuple: # rate, betas
+    "Adam's parameters for a critic or a generator, scaled for a lazy regulariser as StyleGAN2 does: a longer round, so shorter steps that forget less (method section 3)."
+    c = every / (every + 1) if every else 1.
+    return lr * c, (0., .99 ** c)
+
 # %% ../nbs/12_train.ipynb #00000018
 class AdversarialCallback(Callback):
     "Trains the discriminators after each step of the generator; they own their optimisers (method section 3)."
@@ -149,8 +156,14 @@ class AdversarialCallback(Callback):
     def __init__(self, nets:SimpleNamespace, lr:float=2e-4, r1:float=10., r1_every:int=16):
         self.nets, self.r1, self.every, self.rounds = nets, r1, r1_every, 0
         self.critics = {k: getattr(nets, k) for k in ('img_d', 'seg_d') if getattr(nets, k) is not None}
-        self.opts = {k: torch.optim.Adam(d.parameters(), lr, (0., .99), fused=True) for k, d in self.critics.items()}
+        self.rates = {k: lazy_adam(lr, r1_every if k == 'img_d' and r1 else 0) for k in self.critics}
+        self.opts = {k: torch.optim.Adam(d.parameters(), *self.rates[k], fused=True) for k, d in self.critics.items()}
         self.freeze(True)
+
+    def before_batch(self):
+        "The critics' rates fall as the generator's does."
+        share = self.opt.hypers[-1]['lr'] / self.learn.lr
+        for k, o in self.opts.items(): o.param_groups[0]['lr'] = self.rates[k][0] * share
 
     def freeze(self, frozen:bool):
         for d in self.critics.values(): d.requires_grad_(not frozen)
@@ -162,10 +175,8 @@ class AdversarialCallback(Callback):
         if name == 'img_d':
             loss = d_logistic(d(image, valid), d(fake, valid))
             return loss + r1_penalty(d, image, valid) * self.r1 * self.every if self.r1 and self.rounds % self.every == 0 else loss
-        lab = (label != 255).flatten(1).any(1)
-        if not lab.any(): return None
-        probs = out['logits'].detach().float().softmax(1)
-        return d_hinge(d(image[lab], one_hot(label[lab], probs.shape[1])), d(fake, probs))
+        probs = out['logits'].detach().float().softmax(1); pair = labelled_pair(self.nets, image, label, probs.shape[1])
+        return None if pair is None else d_hinge(d(*pair), d(fake, probs))
 
     def after_step(self):
         self.freeze(False)
@@ -263,6 +274,13 @@ class CheckpointCallback(Callback):
         set_rng_state(self.rng)
         if self.rank != process_share()[0]: torch.manual_seed(torch.initial_seed() + process_share()[0])  # a copy of another process: shadows of its own
 
+# %% ../nbs/12_train.ipynb #b7c305a9
+class UnlabelledClip(Callback):
+    "Clips gradients more where no image of the batch has a label."
+    run_valid = False
+    def __init__(self, labelled:float=5., unlabelled:float=2.): self.norms = unlabelled, labelled # largest norm of the gradient
+    def before_batch(self): self.learn.gradient_clip.max_norm = self.norms[int((self.yb[1] != UNLABELLED).any())]
+
 # %% ../nbs/12_train.ipynb #00000028
 def make_learner(model:nn.Module, # on its device
                  dls, # `DataLoaders` as of `case_loaders`
@@ -271,9 +289,10 @@ def make_learner(model:nn.Module, # on its device
                  lr:float=1e-3, clip:float=5., precision:str='fp32', half_life:float=10_000., # images, of the average
                  seen:int=0, # steps that an earlier stage has averaged
                  per_image:bool=True, # of `RecipeLoss`
-                 betas:tuple=(.9, .99), loss=None, cbs=()) -> Learner: # loss: None = `RecipeLoss` of the weights
+                 betas:tuple=(.9, .99), critic_lr:float=0., # 0: `lr`
+                 loss=None, cbs=()) -> Learner: # loss: None = `RecipeLoss` of the weights
     "A `Learner` whose step is one step of the recipe."
-    adv = [AdversarialCallback(nets, lr=lr)] if nets.img_d is not None or nets.seg_d is not None else []
+    adv = [AdversarialCallback(nets, lr=critic_lr or lr)] if nets.img_d is not None or nets.seg_d is not None else []
     return Learner(dls, model, loss or RecipeLoss(weights, nets, per_image), opt_func=partial(OptimWrapper, opt=torch.optim.Adam, betas=betas, fused=True), lr=lr,
                    metrics=ValidDice(model.cfg.n_classes),
                    cbs=[StepCallback(), EMACallback(half_life, seen), PrecisionCallback(precision), GradientClip(clip), ShareCallback(), *adv, *cbs])

@@ -124,8 +124,11 @@ def refused(capsys, path, *words, **kw):
     assert not (path/'run'/'pretrain.ckpt').exists()
 
 def test_one_patient_only(tmp_path, capsys): refused(capsys, folder(tmp_path/'d', patients=lambda i: 'p1'), 'patient', 'three are needed')
-def test_fewer_labelled_than_a_batch(tmp_path, capsys):
-    refused(capsys, folder(tmp_path/'d'), 'batch_size=8', 'lower batch_size or raise label_fraction', batch_size=8, label_fraction=.2)
+def test_fewer_labelled_than_a_batch(tmp_path):
+    "They come more than once in it, and this is said"
+    with pytest.warns(UserWarning, match='batch_size=8, but there are only . training images with a label'):
+        assert main(options(dataset='folder', data_path=folder(tmp_path/'d'), out_dir=tmp_path/'run', **SMALL | dict(batch_size=8, label_fraction=.2))) == 0
+    assert (tmp_path/'run'/'metrics.json').exists()
 def test_no_mask_in_a_labelled_role(tmp_path, capsys):
     d = folder(tmp_path/'d', mask=lambda i: i != 3); t = pd.read_csv(d/'list.csv')
     t['split'] = ['test' if i < 4 else 'valid' if i < 6 else 'train' for i in range(len(t))]; t.to_csv(d/'list.csv', index=False)
