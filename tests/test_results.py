@@ -50,6 +50,17 @@ def test_ablations_come_out_again(parts):
             for k in ('diff', 'lo', 'hi'): assert row[f'{score}_{k}'].iloc[0] == pytest.approx(d[k], abs=2e-4 if score != 'hd95' else 2e-2), (dataset, part, score, k)
 
 
+@pytest.mark.parametrize('dataset', ['busi', 'ddti'])
+def test_one_machine_comes_out_again(dataset):
+    "Rivals trained beside the default recipe: Dice as the images are, in shadow, and what the shadow costs"
+    t = read('same_machine_cases.csv.gz'); t = t[(t.dataset == dataset) & (t.seed < 3) & ~t.method.str.contains('+', regex=False)]
+    tables = {m: k for m, k in t.groupby('method') if k.seed.nunique() == 3}; assert {'default', 'supervised', 'urpc', 'ict', 'cps', 'bcp', 'published'} <= set(tables)
+    for score, name, tail in (('dice', 'same_machine_stats.csv', ''), ('dice_shadow', 'stress_stats.csv', ''), ('loss', 'stress_stats.csv', '_loss')):
+        found = read(name); found = found[found.dataset == dataset].set_index('rival'); again = difference_table(tables, 'default', score).set_index('rival')
+        assert set(again.index) == set(found.index)
+        np.testing.assert_allclose(again[['diff', 'lo', 'hi']], found.loc[again.index, [f'{k}{tail}' for k in ('diff', 'lo', 'hi')]], atol=2e-4)
+
+
 def test_the_readme_quotes_the_tables(runs):
     "The comparison in the README, number by number"
     stats, shade = read('compare_stats.csv').set_index(['dataset', 'rival']), read('stress.csv').groupby(['dataset', 'method', 'coverage', 'depth_db']).dice.mean()
