@@ -339,11 +339,11 @@ ALIASES = dict(case=('case', 'id', 'image', 'file', 'filename', 'name'), patient
                category=('category', 'pathology'), spacing=('spacing', 'pixel_size_mm'), split=('split',), view=('view',), phase=('phase',))
 SPLIT_NAMES = {'': '', 'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid', 'test': 'test', 'testing': 'test'}
 
-def _columns(table, stems=frozenset()): # our name -> column of the CSV, whatever its capitals, blanks and signs; images are named by the column that knows most of them
+def _columns(table, stems=frozenset()): # our name -> column of the CSV, whatever its capitals, blanks and signs; images are named by the column that knows most of them (one of another name: more than half)
     have = {re.sub('[^a-z0-9]+', '_', str(c).lower()).strip('_'): c for c in table.columns}
     known = {c: len(stems & {_stem(v.strip()) for v in table[c]}) for c in table.columns}; names = [have[a] for a in ALIASES['case'] if a in have]
     if {'id', 'case'} <= have.keys() and not have.keys() & set(ALIASES['patient']): names.remove(have['case'])    # the case is the patient
-    best = max([*names, *table.columns], key=known.get, default=None); named = names[0] if names and not known[best] else best if best is not None and known[best] else None
+    best = max([*names, *(c for c in table.columns if 2 * known[c] > len(stems))], key=known.get, default=None); named = names[0] if names and not known[best] else best if best is not None and known[best] else None
     if named != have.get('case') and not have.keys() & set(ALIASES['patient']) and 'case' in have: have['patient'] = have.pop('case')
     found = {ours: next(have[a] for a in names if a in have) for ours, names in ALIASES.items() if ours != 'case' and any(a in have for a in names)}
     return ({} if named is None else dict(case=named)) | found
