@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from .config import RunConfig
 from .core import ConfigError, SabrError, suggest
 from .evaluate import paired_difference
-from .methods import result_row, run_config, score_run, train_run, write, write_latex
+from .methods import reason, result_row, run_config, score_run, train_run, write, write_latex
 from .stages import load_data
 from .stress import Shadowed
 
@@ -80,7 +80,7 @@ def ablate(base:RunConfig, parts=(), fraction:float=.1, seeds=(0, 1, 2), protoco
     dark = Shadowed(load_data(run_config(base, recipe, fraction, seeds[0]), False))      # the test images are the same for all
     for s, part in product(seeds, parts):
         try: found = without(base, part, fraction, s, protocol, dark, recipe)
-        except Exception as e: say(f"{part} seed {s} failed: {'' if isinstance(e, SabrError) else type(e).__name__ + ': '}{e}"); continue
+        except Exception as e: say(f'{part} seed {s} failed: {reason(e)}'); continue
         for name, (row, table, shadow) in found.items():
             rows.append(row); scores.setdefault(name, []).append(table)
             if shadow is not None: shadows.setdefault(name, []).append(shadow)

@@ -17,7 +17,7 @@ from .ablate import ABLATIONS, ablate, ablation_figure, ablation_name, ablation_
 from .config import RunConfig, make_config
 from .core import ConfigError, SabrError, load_json, save_json
 from .evaluate import TOOL, difference_table
-from .methods import METHODS, PROTOCOLS, dataset_name, method_run, protocol, run_config, run_scores, write, write_latex
+from .methods import METHODS, PROTOCOLS, dataset_name, method_run, protocol, reason, run_config, run_scores, write, write_latex
 from .stress import real_shadows, stress, stress_figure, stress_stats, stress_table
 
 # %% ../nbs/23d_compare.ipynb #0000000c
@@ -40,9 +40,7 @@ def compare(base:RunConfig, # dataset, data_path, out_dir and whatever differs f
     for method, fraction, seed in todo:
         name = f'{method}_{fraction:g}_{seed}'
         try: row, _ = method_run(base, method, fraction, seed, protocol)
-        except Exception as e:
-            why = str(e) if isinstance(e, SabrError) else f'{type(e).__name__}: {e}'
-            note_failure(base.out_dir, name, why); say(f'{method} {fraction:g} seed {seed} failed: {why}'); continue
+        except Exception as e: note_failure(base.out_dir, name, reason(e)); say(f'{method} {fraction:g} seed {seed} failed: {reason(e)}'); continue
         note_failure(base.out_dir, name, ''); rows.append(row); write(pd.concat([others, pd.DataFrame(rows)]) if len(others) else pd.DataFrame(rows), base.out_dir, path.name)
         say(f"{method:13} {fraction:4g} seed {seed}: Dice {rows[-1]['dice']:.3f}, {rows[-1]['wall_s']:.0f} s")
     return pd.DataFrame(rows)

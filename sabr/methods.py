@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'METHODS', 'TUNED', 'protocol', 'run_config', 'run_stages', 'final', 'is_run', 'train_run', 'score_run',
-           'dataset_name', 'result_row', 'method_run', 'write', 'write_latex', 'run_scores']
+           'dataset_name', 'result_row', 'method_run', 'reason', 'write', 'write_latex', 'run_scores']
 
 # %% ../nbs/23_methods.ipynb #9fb07d51
 from dataclasses import replace
@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from .boundary import load_network
 from .config import RunConfig, differences
-from .core import ConfigError, atomic_path, pick_device, suggest
+from .core import ConfigError, SabrError, atomic_path, pick_device, suggest
 from .evaluate import score_cases
 from .infer import predict_labels
 from .losses import RECIPES
@@ -95,6 +95,8 @@ def method_run(base:RunConfig, # its out_dir gets the run's folder
     cost = train_run(cfg, data); table = score_run(cfg, data); return result_row(cfg, method, protocol, table, cost), table
 
 # %% ../nbs/23_methods.ipynb #50ff9299
+def reason(e:Exception) -> str: return str(e) if isinstance(e, SabrError) else f'{type(e).__name__}: {e}' # why a run failed
+
 def write(table:pd.DataFrame, folder, name:str):
     with atomic_path(Path(folder)/name) as tmp: table.to_csv(tmp, index=False)
 

@@ -101,7 +101,7 @@ def see(self:Rival, x:Tensor, y:Tensor, # (B,C,H,W) images; (n,H,W) labels of th
 @patch
 def features(self:Rival, x:Tensor) -> list[Tensor]: # (B,C,H,W) images -> of the encoder, from full size to 1/16
     "For those who change features; sizes are padded to multiples of 16."
-    return self.net.encoder(*(pad_inputs(x, None) if any(k % 16 for k in x.shape[-2:]) else (x,)))
+    return self.net.encoder(*pad_inputs(x, None))
 
 @patch
 def answer(self:Rival, feats:list, like:Tensor) -> tuple: # of `features`; (...,H,W) -> logits (B,C,H,W), logits of lower resolution
@@ -206,7 +206,7 @@ class SCOSSL(MeanTeacher):
     def forward(self, image, valid=None, z=None, inpaint=False): return {} if self.training else self.teacher(image, inpaint=False)
     def shadowed(self, x:Tensor) -> tuple: # logits of images with another image's shadow, features shadowed too; those of lower resolution
         x, m = shadow_aug(x)
-        whole = F.pad(m, (0, -m.shape[-1] % 16, 0, -m.shape[-2] % 16))
+        whole = pad_inputs(m, None)[0]
         return self.answer([f * F.interpolate(whole, f.shape[-2:], mode='bilinear').to(f) for f in self.features(x)], x)
     def terms(self, b):
         theta, n = random_affine(len(b.u), scale=0.), len(b.x)
