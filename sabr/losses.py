@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['UNLABELLED', 'TERMS', 'CE_TEMPERATURE', 'DICE_TEMPERATURE', 'PUBLISHED', 'SUPERVISED', 'DEFAULT', 'RECIPES', 'PLAIN',
-           'REFINE', 'REFINES', 'EVERY', 'PAINTING', 'Batch', 'frozen_features', 'labelled_pair', 'frozen_statistics',
-           'term', 'labelled_ce', 'labelled_dice', 'ce', 'dice', 'one_hot', 'masked_dice', 'pixel_loss', 'known',
-           'guessed', 'segment', 'consistency', 'enlarge', 'deep', 'shadow', 'hole', 'feature', 'gram_matrix', 'gram',
-           'adv_img', 'adv_seg', 'match', 'path', 'coarse', 'coarse_segment', 'refined', 'boundary', 'direction',
-           'check_weights', 'RecipeLoss']
+           'REFINE', 'REFINES', 'EVERY', 'PAINTING', 'SEGMENTING', 'Batch', 'frozen_features', 'labelled_pair',
+           'frozen_statistics', 'term', 'labelled_ce', 'labelled_dice', 'ce', 'dice', 'one_hot', 'masked_dice',
+           'pixel_loss', 'known', 'guessed', 'segment', 'consistency', 'enlarge', 'deep', 'shadow', 'hole', 'feature',
+           'gram_matrix', 'gram', 'adv_img', 'adv_seg', 'match', 'path', 'coarse', 'coarse_segment', 'refined',
+           'boundary', 'direction', 'check_weights', 'RecipeLoss']
 
 # %% ../nbs/10_losses.ipynb #00000002
 from contextlib import contextmanager
@@ -248,6 +248,7 @@ REFINE = dict(coarse=.5, boundary=1., direction=1., refined=1.)
 REFINES = dict(default=dict(coarse_segment=.5, boundary=1., direction=1., segment=1.), published=REFINE)
 EVERY = dict(path=4)  # lazily regularised: asked for every 4th step, with 4 times the weight
 PAINTING = dict(default=('hole',), published=('hole', 'feature', 'gram', 'adv_img')) # recipe -> what teaches its network to paint
+SEGMENTING = dict(default=('segment', 'ce', 'dice', 'deep', 'consistency', 'shadow'), published=('segment', 'ce', 'dice', 'deep')) # recipe -> what goes on in fine-tuning
 
 def check_weights(weights:dict) -> dict: # without the zeros
     "Raise `ConfigError` for an unknown term or a negative weight."

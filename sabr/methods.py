@@ -48,7 +48,7 @@ def run_config(base:RunConfig, # what all have in common; its out_dir holds the 
     if rival not in METHODS or dark and (more != 'shadow' or rival in RECIPES): raise ConfigError(f"method='{method}' is not known." + suggest(method, [*METHODS, *(f'{m}+shadow' for m in RIVALS)]))
     own = dict(recipe=method) if method in RECIPES else dict(rival=rival, rival_options=({} if base.as_published else TUNED.get(rival, {})) | base.rival_options | (dict(shadow=.5) if dark else {}))
     if 'rival' in own: RIVALS[rival].check(own['rival_options'])
-    if method in RECIPES and method != base.recipe: own |= dict(shadow='', max_hole=0., loss_weights={})  # the recipe's own
+    if method in RECIPES and method != base.recipe: own |= dict(shadow='', max_hole=0., loss_weights={}, finetune_weights={})  # the recipe's own
     if method == 'published' and base.preset.startswith('unet'): own |= dict(loss_weights=own.get('loss_weights', base.loss_weights) | dict(path=0.))
     if 'loss_weights' in changes: changes['loss_weights'] = own.get('loss_weights', base.loss_weights) | changes['loss_weights']
     return replace(base, label_fraction=fraction, seed=seed, out_dir=str(Path(base.out_dir)/f'{name or method}_{fraction:g}_{seed}'), **own | changes)

@@ -120,10 +120,10 @@ def inception(cfg:RunConfig, run) -> dict:
     return dict(fid_features=ext.name, n_images=len(images))
 
 # %% ../nbs/18_stages.ipynb #0000000d
-def student(cfg:RunConfig, shadow:float, warm:float) -> list: # callbacks
+def student(cfg:RunConfig, weights:dict, shadow:float, warm:float) -> list: # callbacks
     "The default recipe's harder batches; the published recipe has none."
     if cfg.recipe == 'published': return []
-    on = lambda *terms: any(cfg.weights.get(t) for t in terms)
+    on = lambda *terms: any(weights.get(t) for t in terms)
     return [Student(cfg.tau, warm, cfg.mix, cfg.photometric, shadow if on('shadow', 'hole') else 0., cfg.told, on('shadow', 'consistency'), cfg.unlabelled)]
 
 @stage
@@ -135,7 +135,7 @@ def pretrain(cfg:RunConfig, run) -> dict:
         notes = train_stage(cfg, run, 'pretrain', model, cfg.weights, lr, True, cfg.shadow, [UnlabelledClip()], schedule=dict(betas=betas, critic_lr=cfg.lr), separate=cfg.separate)
     else:
         harder = any(cfg.weights.get(t) for t in ('shadow', 'hole', 'consistency')) # what second views and unlabelled images are for
-        notes = train_stage(cfg, run, 'pretrain', model, cfg.weights, cfg.lr, harder, cfg.shadow, student(cfg, cfg.shadow_share, cfg.warm), schedule=dict(end=.7)) # fine-tuning goes on from there
+        notes = train_stage(cfg, run, 'pretrain', model, cfg.weights, cfg.lr, harder, cfg.shadow, student(cfg, cfg.weights, cfg.shadow_share, cfg.warm), schedule=dict(end=cfg.pretrain_end, betas=(cfg.momentum, .99)))
     return notes | inpainting_quality(cfg, run)
 
 @torch.no_grad()
@@ -167,10 +167,9 @@ def inpainting_quality(cfg:RunConfig, run) -> dict:
 def finetune(cfg:RunConfig, run) -> dict:
     "Segmentation only, from the pretrained network. Published: labelled images as they are; default: the harder batches go on, `unlabelled` of their images without labels."
     model = load_model(weights_path(cfg, run.out, 'pretrain'), len(run.cases.attrs['classes']))[0]
-    ours = {k: v for k, v in cfg.weights.items() if k in ('consistency', 'shadow', 'deep')}
-    weights = PLAIN[cfg.recipe] | (ours if cfg.recipe == 'default' else {})
+    weights = cfg.segmenting
     return train_stage(cfg, run, 'finetune', model, weights, cfg.finetune_lr, bool(weights.get('consistency') or weights.get('shadow')), cfg.shadow if cfg.recipe == 'default' else 'none',
-                       student(cfg, cfg.shadow_share, 0.), schedule=dict(seen=cfg.stage_steps('pretrain'), warmup=cfg.finetune_warmup) if cfg.recipe == 'default' else {})
+                       student(cfg, weights, cfg.shadow_share, 0.), schedule=dict(seen=cfg.stage_steps('pretrain'), warmup=cfg.finetune_warmup) if cfg.recipe == 'default' else {})
 
 @stage
 def supervised(cfg:RunConfig, run) -> dict:
@@ -189,7 +188,7 @@ def rival(cfg:RunConfig, run) -> dict:
 def refine(cfg:RunConfig, run) -> dict:
     "Boundary refinement on the frozen fine-tuned network (method section 4)."
     base = load_model(weights_path(cfg, run.out, 'finetune'), len(run.cases.attrs['classes']))[0]
-    return train_stage(cfg, run, 'refine', RefineNet(base, cfg.image_size), REFINES[cfg.recipe], cfg.refine_lr, cbs=student(cfg, 0., 1.), refine_size=cfg.image_size)
+    return train_stage(cfg, run, 'refine', RefineNet(base, cfg.image_size), REFINES[cfg.recipe], cfg.refine_lr, cbs=student(cfg, cfg.weights, 0., 1.), refine_size=cfg.image_size)
 
 # %% ../nbs/18_stages.ipynb #00000015
 SCORED = ('supervised', 'pretrain', 'finetune', 'refine')
