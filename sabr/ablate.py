@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from .config import RunConfig
 from .core import ConfigError, SabrError, suggest
@@ -107,13 +108,10 @@ def ablation_table(table:pd.DataFrame) -> pd.DataFrame: # of `ablate`
 # %% ../nbs/23c_ablate.ipynb #b6d5e707
 def ablation_figure(table:pd.DataFrame) -> Figure: # of `ablate`, of one data set or several
     "Differences of Dice to the whole recipe, on images as they are and in shadow."
-    t = ablation_table(table); whole = next(p for p in t.part if p in ABLATIONS); t = t[t.part != whole]; sets = list(t.dataset.unique())
-    fig, axes = plt.subplots(1, len(sets), figsize=(3.2 * len(sets) + 2, .32 * t.part.nunique() + 1.2), sharey=True, squeeze=False)
-    for ax, name in zip(axes[0], sets):
-        d = t[t.dataset == name].set_index('part').reindex(t.part.unique()); y = np.arange(len(d))
-        for up, score, color, label in ((-.15, 'dice', '#33495e', 'as they are'), (.15, 'dice_shadow', '#c0603a', 'in shadow')):
-            x, lo, hi = (d[f'{score}_{c}'] for c in ('diff', 'lo', 'hi'))
-            ax.errorbar(x, y + up, xerr=[x - lo, hi - x], fmt='o', ms=4, lw=1.2, color=color, label=label)
-        ax.axvline(0, color='gray', lw=.8); ax.locator_params(axis='x', nbins=3); ax.set(title=name, xlabel=f'Dice less that of {whole}', yticks=y, yticklabels=d.index)
-    axes[0, 0].invert_yaxis(); axes[0, -1].legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False); fig.tight_layout()
-    plt.close(fig); return fig
+    t = ablation_table(table); whole = next(p for p in t.part if p in ABLATIONS); t = t[t.part != whole]; images = {'dice': 'as they are', 'dice_shadow': 'in shadow'}
+    long = pd.concat([t[['dataset', 'part']].assign(images=images[s], x=t[f'{s}_{c}']) for s in images for c in ('lo', 'diff', 'hi')], ignore_index=True).dropna()
+    grid = sns.catplot(long, x='x', y='part', hue='images', col='dataset', kind='point', order=t.part.unique(), palette=['#33495e', '#c0603a'], estimator='median', errorbar=('pi', 100), dodge=.3, linestyle='none', # of three numbers the middle one, and the ends
+                       markersize=4, err_kws=dict(linewidth=1.2), height=.32 * t.part.nunique() + 1.2, aspect=5.5 / (.32 * t.part.nunique() + 1.2), sharex=False)
+    for ax in grid.axes.flat: ax.axvline(0, color='gray', lw=.8); ax.locator_params(axis='x', nbins=3)
+    grid.set_titles('{col_name}').set_axis_labels(f'Dice less that of {whole}', ''); grid.legend.set_title('')
+    plt.close(grid.figure); return grid.figure

@@ -51,14 +51,24 @@ def test_ablations_come_out_again(parts):
 
 
 @pytest.mark.parametrize('dataset', ['busi', 'ddti'])
-def test_one_machine_comes_out_again(dataset):
-    "Rivals trained beside the default recipe: Dice as the images are, in shadow, and what the shadow costs"
-    t = read('same_machine_cases.csv.gz'); t = t[(t.dataset == dataset) & (t.seed < 3) & ~t.method.str.contains('+', regex=False)]
-    tables = {m: k for m, k in t.groupby('method') if k.seed.nunique() == 3}; assert {'default', 'supervised', 'urpc', 'ict', 'cps', 'bcp', 'published'} <= set(tables)
-    for score, name, tail in (('dice', 'same_machine_stats.csv', ''), ('dice_shadow', 'stress_stats.csv', ''), ('loss', 'stress_stats.csv', '_loss')):
-        found = read(name); found = found[found.dataset == dataset].set_index('rival'); again = difference_table(tables, 'default', score).set_index('rival')
-        assert set(again.index) == set(found.index)
-        np.testing.assert_allclose(again[['diff', 'lo', 'hi']], found.loc[again.index, [f'{k}{tail}' for k in ('diff', 'lo', 'hi')]], atol=2e-4)
+def test_shadows_come_out_again(cases, dataset):
+    "Dice in imitated shadow and what the shadow costs, by patient; and the means of `stress.csv`"
+    t = cases[(cases.dataset == dataset) & (cases.label_fraction == .1)]; found = read('stress_stats.csv'); found = found[found.dataset == dataset].set_index('rival')
+    for score, tail in (('dice_shadow', ''), ('loss', '_loss')):
+        again = difference_table({m: t[t.method == m] for m in NAMES.values()}, 'default', score).set_index('rival').loc[found.index]
+        np.testing.assert_allclose(again[['diff', 'lo', 'hi']], found[[f'{k}{tail}' for k in ('diff', 'lo', 'hi')]], atol=2e-4); assert set(found.index) == set(NAMES.values()) - {'default'}
+    level = read('stress.csv'); level = level[(level.dataset == dataset) & (level.coverage == .4) & (level.depth_db == 30)].set_index(['method', 'seed']).dice
+    np.testing.assert_allclose(t.groupby(['method', 'seed']).dice_shadow.mean(), level.sort_index(), atol=1e-4)
+
+
+def test_rivals_in_shadow_are_the_means_of_their_cases():
+    rows = read('shadowed_rivals.csv').set_index(['dataset', 'method', 'seed'])[['dice', 'hd95', 'dice_shadow', 'loss']].sort_index()
+    np.testing.assert_allclose(read('shadowed_rivals_cases.csv.gz').groupby(rows.index.names)[list(rows)].mean(), rows, atol=1e-3)
+
+
+def test_each_rival_was_trained_on_another_processor_too(runs):
+    key = ['dataset', 'method', 'label_fraction', 'seed']; both = read('other_processor.csv').merge(runs, on=key, suffixes=('_there', ''))
+    assert len(both) == len(runs[~runs.method.isin(['default', 'published'])]) and (both.image_passes_there == both.image_passes).all()
 
 
 def test_the_readme_quotes_the_tables(runs):
