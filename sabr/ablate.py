@@ -109,9 +109,10 @@ def ablation_table(table:pd.DataFrame) -> pd.DataFrame: # of `ablate`
 def ablation_figure(table:pd.DataFrame) -> Figure: # of `ablate`, of one data set or several
     "Differences of Dice to the whole recipe, on images as they are and in shadow."
     t = ablation_table(table); whole = next(p for p in t.part if p in ABLATIONS); t = t[t.part != whole]; images = {'dice': 'as they are', 'dice_shadow': 'in shadow'}
+    height, width = .26 * t.part.nunique() + 1, 4.4 if t.dataset.nunique() > 1 else 5.6
     long = pd.concat([t[['dataset', 'part']].assign(images=images[s], x=t[f'{s}_{c}']) for s in images for c in ('lo', 'diff', 'hi')], ignore_index=True).dropna()
     grid = sns.catplot(long, x='x', y='part', hue='images', col='dataset', kind='point', order=t.part.unique(), palette=['#33495e', '#c0603a'], estimator='median', errorbar=('pi', 100), dodge=.3, linestyle='none', # of three numbers the middle one, and the ends
-                       markersize=4, err_kws=dict(linewidth=1.2), height=.32 * t.part.nunique() + 1.2, aspect=5.5 / (.32 * t.part.nunique() + 1.2), sharex=False)
+                       markersize=4, err_kws=dict(linewidth=1.2), height=height, aspect=width / height, sharex=False)
     for ax in grid.axes.flat: ax.axvline(0, color='gray', lw=.8); ax.locator_params(axis='x', nbins=3)
     grid.set_titles('{col_name}').set_axis_labels(f'Dice less that of {whole}', ''); grid.legend.set_title('')
     plt.close(grid.figure); return grid.figure
