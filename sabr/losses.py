@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['UNLABELLED', 'TERMS', 'CE_TEMPERATURE', 'DICE_TEMPERATURE', 'PUBLISHED', 'SUPERVISED', 'DEFAULT', 'RECIPES', 'PLAIN',
-           'REFINE', 'REFINES', 'EVERY', 'PAINTING', 'SEGMENTING', 'Batch', 'frozen_features', 'labelled_pair',
-           'frozen_statistics', 'term', 'labelled_ce', 'labelled_dice', 'ce', 'dice', 'one_hot', 'masked_dice',
-           'pixel_loss', 'known', 'guessed', 'segment', 'consistency', 'enlarge', 'deep', 'shadow', 'hole', 'feature',
-           'gram_matrix', 'gram', 'adv_img', 'adv_seg', 'match', 'path', 'coarse', 'coarse_segment', 'refined',
-           'boundary', 'direction', 'check_weights', 'RecipeLoss']
+           'REFINE', 'REFINES', 'EVERY', 'PAINTING', 'LABELLED', 'SEGMENTING', 'Batch', 'frozen_features',
+           'labelled_pair', 'frozen_statistics', 'term', 'labelled_ce', 'labelled_dice', 'ce', 'dice', 'one_hot',
+           'masked_dice', 'pixel_loss', 'known', 'guessed', 'segment', 'consistency', 'enlarge', 'deep', 'shadow',
+           'hole', 'feature', 'gram_matrix', 'gram', 'adv_img', 'adv_seg', 'match', 'path', 'coarse', 'coarse_segment',
+           'refined', 'boundary', 'direction', 'supervises', 'check_weights', 'RecipeLoss']
 
 # %% ../nbs/10_losses.ipynb #00000002
 from contextlib import contextmanager
@@ -248,7 +248,10 @@ REFINE = dict(coarse=.5, boundary=1., direction=1., refined=1.)
 REFINES = dict(default=dict(coarse_segment=.5, boundary=1., direction=1., segment=1.), published=REFINE)
 EVERY = dict(path=4)  # lazily regularised: asked for every 4th step, with 4 times the weight
 PAINTING = dict(default=('hole',), published=('hole', 'feature', 'gram', 'adv_img')) # recipe -> what teaches its network to paint
-SEGMENTING = dict(default=('segment', 'ce', 'dice', 'deep', 'consistency', 'shadow'), published=('segment', 'ce', 'dice', 'deep')) # recipe -> what goes on in fine-tuning
+LABELLED = ('segment', 'ce', 'dice') # learn from labels alone
+SEGMENTING = dict(default=(*LABELLED, 'deep', 'consistency', 'shadow'), published=(*LABELLED, 'deep')) # recipe -> what goes on in fine-tuning
+
+def supervises(weights:dict) -> bool: return any(weights.get(k) for k in LABELLED)
 
 def check_weights(weights:dict) -> dict: # without the zeros
     "Raise `ConfigError` for an unknown term or a negative weight."
@@ -269,7 +272,7 @@ class RecipeLoss:
     def __call__(self, out:dict, image:Tensor, label:Tensor, valid:Tensor|None=None, pseudo:Tensor|None=None, views=None) -> Tensor:
         b, total, self.parts = Batch(out, image, label, valid, self.nets, pseudo, views, self.per_image), out['logits'].sum() * 0, {}
         for name, w in self.weights.items():
-            if self.step % EVERY.get(name, 1) or not (torch.is_grad_enabled() or name in ('ce', 'dice', 'segment')): continue
+            if self.step % EVERY.get(name, 1) or not (torch.is_grad_enabled() or name in LABELLED): continue
             v = TERMS[name](b); self.parts[name] = v.detach()
             total = total + w * EVERY.get(name, 1) * v
         return total
