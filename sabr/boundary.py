@@ -12,7 +12,6 @@ import torch
 from scipy.ndimage import distance_transform_edt, sobel
 from torch import nn, Tensor
 from torch.nn import functional as F
-from torchvision.models.segmentation.deeplabv3 import ASPP
 from .core import DataError
 from .layers import PartialConv2d
 from .model import SABRNet, build, check_inputs, double, make_network, pad_inputs, read_weights
@@ -67,6 +66,7 @@ class RefineNet(nn.Module):
                  size:int, # side of the training images: scales boundary width and dilations
                  width:int=32, # channels of the decoder
                 ):
+        from torchvision.models.segmentation.deeplabv3 import ASPP  # here, as it takes seconds
         super().__init__()
         cfg = base.cfg; self.base, self.cfg, self.size, self.reach = base.requires_grad_(False), cfg, size, max(1, boundary_width(size) // 2)
         rates = [max(1, round(r * size / 16 / 48)) for r in (12, 24, 36)]

@@ -9,7 +9,6 @@ __all__ = ['minibatch_stddev', 'ResDown', 'ImageDiscriminator', 'SegDiscriminato
 # %% ../nbs/09_gan.ipynb #00000002
 import math
 import torch
-from monai.networks.nets import PatchDiscriminator
 from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
@@ -62,6 +61,7 @@ class SegDiscriminator(nn.Module):
                  base:int=16, # channels of the first layer; published: 64
                  scales:int=3, # at most
                 ):
+        from monai.networks.nets import PatchDiscriminator  # here, as it takes seconds
         super().__init__()
         n = max(1, min(scales, 1 + int(math.log2(max(size, 24) / 24))))
         self.nets = nn.ModuleList(PatchDiscriminator(spatial_dims=2, channels=base, in_channels=in_channels, num_layers_d=3,

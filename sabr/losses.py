@@ -14,7 +14,6 @@ __all__ = ['UNLABELLED', 'TERMS', 'CE_TEMPERATURE', 'DICE_TEMPERATURE', 'PUBLISH
 from contextlib import contextmanager
 from functools import cached_property
 import torch
-from monai.losses import DiceLoss
 from torch import nn, Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -88,7 +87,6 @@ def term(f):
 
 # %% ../nbs/10_losses.ipynb #00000012
 CE_TEMPERATURE, DICE_TEMPERATURE = .1, .3  # published (method section 3)
-_dice = DiceLoss(include_background=False, softmax=True, to_onehot_y=True, batch=True)
 
 def labelled_ce(b:Batch, logits:Tensor) -> Tensor:
     "Cross-entropy of labelled pixels, logits / 0.1."
@@ -97,8 +95,9 @@ def labelled_ce(b:Batch, logits:Tensor) -> Tensor:
 
 def labelled_dice(b:Batch, logits:Tensor) -> Tensor:
     "Soft Dice loss of foreground classes over the labelled images, logits / 0.3."
-    l = logits.float()
-    return _dice(l[b.labelled] / DICE_TEMPERATURE, b.label[b.labelled, None].long()) if b.labelled.any() else l.sum() * 0
+    from monai.losses import DiceLoss  # here, so that a command which only reads parameters starts fast
+    l, dice = logits.float(), DiceLoss(include_background=False, softmax=True, to_onehot_y=True, batch=True)
+    return dice(l[b.labelled] / DICE_TEMPERATURE, b.label[b.labelled, None].long()) if b.labelled.any() else l.sum() * 0
 
 @term
 def ce(b:Batch) -> Tensor: return labelled_ce(b, b.out['logits'])

@@ -1,7 +1,8 @@
 "Sweeps on a real Dask cluster: workers and drivers that die, two sweeps at once, workers of another version."
-import json, os, re, signal, subprocess, sys, time
+import json, os, re, signal, subprocess, sys, time, uuid
 from pathlib import Path
 import nbformat
+import psutil
 import pytest
 from sabr.study import expand, read_study
 from sabr.sweep import main
@@ -24,8 +25,16 @@ def study(folder, n=24, wait=.3):
     return folder/'study.yml'
 
 def driver(path, out, *more):
-    return subprocess.Popen([sys.executable, '-c', 'import sys; from sabr.sweep import main; sys.exit(main(sys.argv[1:]))', str(path), '--out', str(out), *more],
-                            env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    p = subprocess.Popen([sys.executable, '-c', 'import sys; from sabr.sweep import main; sys.exit(main(sys.argv[1:]))', str(path), '--out', str(out), *more],
+                         env=ENV | dict(PYTHONFAULTHANDLER='1', SWEEP=(name := uuid.uuid4().hex)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    p.name = name; return p
+
+def ended(p, seconds=240) -> str:
+    "All that a driver printed. One that does not end fails the test, and prints what every thread of every process it started, orphans too, is doing."
+    try: return p.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired: code, left = p.poll(), [q for q in psutil.process_iter(['environ', 'cmdline']) if (q.info['environ'] or {}).get('SWEEP') == p.name]
+    for q in reversed(left): q.send_signal(signal.SIGABRT); time.sleep(.5)   # faulthandler prints and ends it
+    pytest.fail(f"{seconds} s, exit code {code}, left: {[(q.pid, q.info['cmdline'][-3:]) for q in left]}\n{p.communicate(timeout=30)[0]}", pytrace=False)
 
 def finished(out): return sum('"status": "done"' in p.read_text() for p in Path(out).glob('*/*/run.json'))
 
@@ -63,20 +72,25 @@ def test_deaths(tmp_path, cluster):
     a = driver(path, out, '--scheduler', address); wait_for(lambda: finished(out) >= 4); first.send_signal(signal.SIGKILL)
     n = finished(out); wait_for(lambda: finished(out) >= n + 4); os.killpg(a.pid, signal.SIGKILL); a.wait()
     assert finished(out) < 24
-    worker(); b = driver(path, out, '--scheduler', address); text, _ = b.communicate(timeout=240); assert b.returncode == 0, text
+    worker(); b = driver(path, out, '--scheduler', address); text = ended(b); assert b.returncode == 0, text
     assert '24 done, 0 failed' in text; check(out, 24)
 
 def test_local_driver_killed(tmp_path):
     "A cluster of this machine dies with its driver, and the next call goes on."
     path, out = study(tmp_path, 8), tmp_path/'out'
     a = driver(path, out, '--workers', '2'); wait_for(lambda: finished(out) >= 2); a.kill(); a.wait()
-    b = driver(path, out, '--workers', '2'); text, _ = b.communicate(timeout=240); assert b.returncode == 0, text
+    b = driver(path, out, '--workers', '2'); text = ended(b); assert b.returncode == 0, text
     check(out, 8)
+
+def test_starts_fast():
+    "Commands that only read parameters, and the workers of a sweep, do without the packages that take seconds to import."
+    code = "import sys, sabr.sweep, sabr.run; print([m for m in ('monai', 'torchvision', 'fastai', 'matplotlib', 'IPython') if m in sys.modules])"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
 
 def test_two_sweeps_at_once(tmp_path):
     path, out = study(tmp_path, 8), tmp_path/'out'
     both = [driver(path, out, '--workers', '1') for _ in range(2)]
-    for p in both: text, _ = p.communicate(timeout=240); assert p.returncode == 0 and '8 done, 0 failed' in text, text
+    for p in both: text = ended(p); assert p.returncode == 0 and '8 done, 0 failed' in text, text
     check(out, 8)
 
 def test_other_version(tmp_path, cluster):
@@ -84,11 +98,11 @@ def test_other_version(tmp_path, cluster):
     address, worker = cluster; path, out = study(tmp_path, 2), tmp_path/'out'
     (tmp_path/'other/sabr').mkdir(parents=True); (tmp_path/'other/sabr/__init__.py').write_text("__version__ = '9.9'\n")
     worker(env=ENV | dict(PYTHONPATH=os.pathsep.join([str(tmp_path/'other'), os.environ.get('PYTHONPATH', '')])))
-    a = driver(path, out, '--scheduler', address); text, _ = a.communicate(timeout=120)
+    a = driver(path, out, '--scheduler', address); text = ended(a, 120)
     assert a.returncode == 1 and 'it has sabr 9.9' in text and 'no worker has this version' in text, text
     worker(); from distributed import Client
     with Client(address, set_as_default=False) as c: c.wait_for_workers(2, timeout=60)
-    b = driver(path, out, '--scheduler', address); text, _ = b.communicate(timeout=120); assert b.returncode == 0 and text.count('it has sabr 9.9') == 1, text
+    b = driver(path, out, '--scheduler', address); text = ended(b, 120); assert b.returncode == 0 and text.count('it has sabr 9.9') == 1, text
     check(out, 2)
 
 def test_mixed_cluster_and_scheduler_killed(tmp_path, cluster):
@@ -99,9 +113,9 @@ def test_mixed_cluster_and_scheduler_killed(tmp_path, cluster):
     from distributed import Client
     with Client(address, set_as_default=False) as c: c.wait_for_workers(2, timeout=60)
     a = driver(path, out, '--scheduler', address); wait_for(lambda: finished(out) >= 2); good.kill(); n = finished(out); worker()
-    wait_for(lambda: finished(out) >= n + 2); worker.scheduler.kill(); text, _ = a.communicate(timeout=120)
+    wait_for(lambda: finished(out) >= n + 2); worker.scheduler.kill(); text = ended(a, 120)
     assert a.returncode == 1 and 'the scheduler is gone' in text and 'Traceback' not in text and 'failed ' not in text, text
-    b = driver(path, out, '--workers', '2'); text, _ = b.communicate(timeout=240); assert b.returncode == 0, text
+    b = driver(path, out, '--workers', '2'); text = ended(b); assert b.returncode == 0, text
     check(out, 12)
 
 def test_run_that_kills_its_worker_and_one_that_cannot_be_written(tmp_path, capsys):
@@ -116,7 +130,6 @@ def test_run_that_kills_its_worker_and_one_that_cannot_be_written(tmp_path, caps
 @pytest.mark.slow
 def test_study_of_phantoms(tmp_path):
     "The 24 trainings of studies/phantoms.yml on a cluster of this machine: one worker is killed, then the driver, then the same command finishes the study."
-    import psutil
     from safetensors.numpy import load_file
     path, out, t0 = HERE/'nbs/experiments/studies/phantoms.yml', tmp_path/'out', time.time()
     said = lambda *a: print(f'{time.time() - t0:5.0f} s', *a, flush=True)
@@ -124,7 +137,7 @@ def test_study_of_phantoms(tmp_path):
     a = driver(path, out, '--workers', '2'); wait_for(lambda: finished(out) >= 5, 1200)
     victim = workers(a)[0]; victim.kill(); said('killed a worker;', finished(out), 'done'); n = finished(out)
     wait_for(lambda: finished(out) >= n + 6, 1200); a.kill(); first, _ = a.communicate(); n = finished(out); said('killed the driver;', n, 'done'); assert n < 24
-    b = driver(path, out, '--workers', '2'); second, _ = b.communicate(timeout=2400); said('finished'); assert b.returncode == 0, second
+    b = driver(path, out, '--workers', '2'); second = ended(b, 2400); said('finished'); assert b.returncode == 0, second
     states = [json.loads(p.read_text()) for p in out.glob('*/*/run.json')]
     said(len(states), 'runs; attempts', sorted(s['attempt'] for s in states)); print(first + second)
     assert len(states) == 24 and all(s['status'] == 'done' and 0 < s['result']['dice'] < 1 for s in states)
