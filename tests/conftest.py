@@ -3,7 +3,6 @@ import gzip, struct
 from pathlib import Path
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from PIL import Image
 from sabr.core import find_data
 

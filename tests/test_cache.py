@@ -1,5 +1,5 @@
 "The cache: decoded once, whole or not there, and clear about files that cannot be used."
-import errno, io, os, re, shutil, subprocess, sys, threading, time, warnings
+import errno, io, os, re, shutil, threading, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
@@ -190,7 +190,3 @@ def test_fingerprint_is_of_the_data(folder):
     other = shutil.copytree(folder, folder.parent/'other')
     assert a == build(other, 32)[1].fingerprint
     (other/'d_mask.png').unlink(); assert a != build(other, 32)[1].fingerprint
-
-def test_light_imports():
-    code = "import sys, sabr.cache, sabr.split; print([m for m in ('matplotlib', 'IPython', 'monai', 'fastai', 'fastcore') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'

@@ -1,7 +1,6 @@
 "One training in two processes on the CPU (gloo), joined by Accelerate: the gradients of one process with twice the batch; equal networks, critics and averages."
 import json, os, subprocess, sys
 from pathlib import Path
-import numpy as np
 import pytest
 import torch
 

@@ -1,13 +1,12 @@
 """A whole run end to end: what it leaves behind, going on after a kill, a full disk, wrong parameters, wrong data."""
-import errno, json, os, signal, subprocess, sys, time
-from dataclasses import asdict
+import errno, json, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from safetensors.torch import load_file
 from sabr import stages
 from sabr.config import RunConfig, stage_notes
-from sabr.core import ConfigError, SabrError, find_data, load_json
+from sabr.core import SabrError, find_data, load_json
 from sabr.run import main
 
 SMALL = dict(image_size=32, steps=6, batch_size=2, epochs=2, device='cpu')

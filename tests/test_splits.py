@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sabr.core import ConfigError, DataError, find_data
-from sabr.split import case_groups, check_splits, draw_labelled, load_splits, save_splits, split_cases
+from sabr.split import case_groups, draw_labelled, load_splits, save_splits, split_cases
 
 FRACTIONS = (.05, .1, .2, .5, 1.)
 

@@ -1,7 +1,7 @@
 """The widgets without a browser: values of controls are set from here, and what would be on the screen is looked at.
 
 The run behind the case browser is made by hand (networks that have learnt nothing, real scores of theirs), so that this takes seconds."""
-import io, shutil, subprocess, sys
+import io, shutil
 import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -221,8 +221,3 @@ def test_pages_can_be_sent(run, heart):
         state = Widget.get_manager_state(widgets=[ui, *ui.children])['state']
         assert {ui.model_id, ui.picture.model_id} <= set(state) and ui.picture.format == 'png' and ui.picture.value[:4] == b'\x89PNG'
         assert all(c in ui.children for c in (*ui.controls.values(), ui.picture, ui.said))
-
-
-def test_plots_are_not_needed_for_inference():
-    code = "import sys, sabr.infer; print([m for m in ('sabr.plots', 'sabr.widgets', 'seaborn') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
