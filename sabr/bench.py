@@ -13,7 +13,6 @@ __all__ = ['CLASSES', 'RIVALS', 'MODELS', 'ROUNDS', 'PASSES', 'FORMULAS', 'FIELD
 import argparse, ctypes, gc, itertools, math, sys, time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -29,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 from .core import ConfigError, SabrError, atomic_path, autocast, environment, pick_device, save_json, suggest
 from .losses import PUBLISHED, SUPERVISED, UNLABELLED, RecipeLoss
-from .model import PRESETS, make_network, preset
+from .model import make_network, preset
 from .phantom import make_phantom
 from .shadow import geometries, imitate_shadow
 from .train import make_learner, make_nets

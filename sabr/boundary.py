@@ -12,7 +12,6 @@ import torch
 from scipy.ndimage import distance_transform_edt, sobel
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import DataError
 from .layers import PartialConv2d
 from .model import SABRNet, build, check_inputs, double, make_network, pad_inputs, read_weights
 

@@ -8,7 +8,7 @@ __all__ = ['SabrError', 'DataError', 'ConfigError', 'suggest', 'atomic_path', 's
            'find_data', 'fingerprint']
 
 # %% ../nbs/00_core.ipynb #00000002
-import contextlib, difflib, errno, hashlib, json, os, platform, random, subprocess, sys
+import contextlib, difflib, errno, hashlib, json, os, platform, random, subprocess
 from importlib import metadata
 from pathlib import Path
 import numpy as np

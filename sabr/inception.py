@@ -7,7 +7,7 @@ __all__ = ['WEIGHTS_URL', 'WEIGHTS_FILE', 'WEIGHTS_HASH', 'UNREADABLE', 'RandomE
            'FeatureStats', 'prepare_statistics', 'fid', 'kid', 'hole_quality']
 
 # %% ../nbs/14_inception.ipynb #00000002
-import contextlib, hashlib, http.client, pickle, socket, warnings
+import hashlib, http.client, pickle, socket, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np

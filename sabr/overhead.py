@@ -7,7 +7,7 @@ __all__ = ['empty_study', 'kernel_seconds', 'memory_mb', 'watch_sweep', 'run_sec
            'index_seconds']
 
 # %% ../nbs/28_overhead.ipynb #1da188a8
-import subprocess, sys, threading, time
+import subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import nbformat

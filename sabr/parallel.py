@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from .config import RunConfig, stage_notes
-from .core import ConfigError, SabrError, process_share
+from .core import SabrError, process_share
 from .run import parse_options
 from .stages import STAGES, load_data
 

@@ -8,7 +8,6 @@ __all__ = ['TERMS', 'train_preset', 'score_preset', 'parity', 'write', 'parity_t
 # %% ../nbs/22_parity.ipynb #00000002
 from dataclasses import replace
 from pathlib import Path
-import numpy as np
 import pandas as pd
 from .config import RunConfig
 from .core import atomic_path, pick_device

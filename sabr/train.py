@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.core import Callback
-from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, SchedNo, combine_scheds
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner, Metric
@@ -25,7 +24,7 @@ from fastai.optimizer import OptimWrapper
 from monai.metrics import DiceMetric
 from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
-from .core import ConfigError, SabrError, atomic_path, autocast, process_share, rng_state, set_rng_state, suggest
+from .core import SabrError, atomic_path, autocast, process_share, rng_state, set_rng_state
 from .gan import ImageDiscriminator, PathLength, SegDiscriminator, d_hinge, d_logistic, r1_penalty
 from .losses import UNLABELLED, RecipeLoss, labelled_pair
 
