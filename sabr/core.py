@@ -18,25 +18,29 @@ import torch
 class SabrError(Exception):
     "Something a person can mend: the message names the file or parameter, says what was wrong and what to do."
 
+
 class DataError(SabrError):
     "A file or a data set is not what it should be."
+
 
 class ConfigError(SabrError):
     "A parameter is not what it should be."
 
 # %% ../nbs/00_core.ipynb #00000007
-def suggest(name:str, # what was typed
-            known, # the names that exist
-           ) -> str: # " Did you mean 'x'?" or the list of names
+def suggest(
+    name: str,  # what was typed
+    known,  # the names that exist
+) -> str:  # " Did you mean 'x'?" or the list of names
     "The end of an error message about the unknown name `name`."
     known = [str(k) for k in known]
-    near = difflib.get_close_matches(str(name), known, 1, .5)
+    near = difflib.get_close_matches(str(name), known, 1, 0.5)
     return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."
 
 # %% ../nbs/00_core.ipynb #0000000a
 @contextlib.contextmanager
-def atomic_path(path, # where the file shall be
-               ):
+def atomic_path(
+    path,  # where the file shall be
+):
     """A temporary path to write to, renamed to `path` when the block ends well and removed when it does not.
     Raises `SabrError` naming the file when the disk is full or the folder may not be written."""
     path = Path(path)
@@ -46,109 +50,166 @@ def atomic_path(path, # where the file shall be
         yield tmp
         os.replace(tmp, path)
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS): raise
-        raise SabrError(f"{path}: could not be written ({e.strerror}). Free some space or choose another "
-                        "out_dir, then call the same command again: finished stages are kept.") from e
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        raise SabrError(
+            f"{path}: could not be written ({e.strerror}). Free some space or choose another "
+            "out_dir, then call the same command again: finished stages are kept."
+        ) from e
     finally:
-        with contextlib.suppress(OSError): tmp.unlink()
+        with contextlib.suppress(OSError):
+            tmp.unlink()
 
-# %% ../nbs/00_core.ipynb #0000000f
+# %% ../nbs/00_core.ipynb #db7e8f80
 def _plain(o):
     "`o` as something JSON has a word for"
-    if isinstance(o, dict): return {str(k): _plain(v) for k, v in o.items()}
-    if isinstance(o, (list, tuple)): return [_plain(v) for v in o]
-    if isinstance(o, (np.generic, torch.Tensor)) and getattr(o, 'ndim', 0) == 0: o = o.item()
-    if isinstance(o, np.ndarray): return _plain(o.tolist())
-    if isinstance(o, float) and not np.isfinite(o): return None
+    if isinstance(o, dict):
+        return {str(k): _plain(v) for k, v in o.items()}
+    if isinstance(o, (list, tuple)):
+        return [_plain(v) for v in o]
+    if isinstance(o, (np.generic, torch.Tensor)) and getattr(o, 'ndim', 0) == 0:
+        o = o.item()
+    if isinstance(o, np.ndarray):
+        return _plain(o.tolist())
+    if isinstance(o, float) and not np.isfinite(o):
+        return None
     return o if isinstance(o, (str, int, float, bool, type(None))) else str(o)
 
-def save_json(obj, # dicts, lists, numbers, strings, arrays, paths
-              path, # file to write, whole or not at all
-             ):
+# %% ../nbs/00_core.ipynb #b720ffb5
+def save_json(
+    obj,  # dicts, lists, numbers, strings, arrays, paths
+    path,  # file to write, whole or not at all
+):
     "Write `obj` as indented JSON."
-    with atomic_path(path) as tmp: tmp.write_text(json.dumps(_plain(obj), indent=1) + '\n')
+    with atomic_path(path) as tmp:
+        tmp.write_text(json.dumps(_plain(obj), indent=1) + '\n')
 
+# %% ../nbs/00_core.ipynb #a83b2ed8
 def load_json(path):
     "Read JSON; a file that is broken or missing is a `DataError` that names it."
-    try: return json.loads(Path(path).read_text())
-    except (OSError, ValueError) as e: raise DataError(f"{path}: cannot be read as JSON ({e}).") from e
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as e:
+        raise DataError(f"{path}: cannot be read as JSON ({e}).") from e
 
-# %% ../nbs/00_core.ipynb #00000012
-def set_seed(seed:int):
+# %% ../nbs/00_core.ipynb #78a03563
+def set_seed(seed: int):
     "Seed Python, numpy and torch (all devices)."
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
+# %% ../nbs/00_core.ipynb #109101e4
 def rng_state() -> dict:
     "The state of all global random generators, as something `torch.save` takes."
-    return dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
-                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    return dict(
+        python=random.getstate(),
+        numpy=np.random.get_state(),
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    )
 
-def set_rng_state(state:dict):
+# %% ../nbs/00_core.ipynb #6453c566
+def set_rng_state(state: dict):
     "Put back what `rng_state` returned."
-    random.setstate(state['python']); np.random.set_state(state['numpy']); torch.set_rng_state(state['torch'])
-    if state['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])
+    random.setstate(state['python'])
+    np.random.set_state(state['numpy'])
+    torch.set_rng_state(state['torch'])
+    if state['cuda'] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state['cuda'])
 
-# %% ../nbs/00_core.ipynb #00000015
-def pick_device(device:str='auto', # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
-               ) -> torch.device:
+# %% ../nbs/00_core.ipynb #73d2cb6e
+def pick_device(
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
+) -> torch.device:
     "The torch device; raises `ConfigError` for one that is not there."
-    if device in ('auto', None, ''): device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try: torch.empty(0, device=device); return torch.device(device)
+    if device in ('auto', None, ''):
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
     except (RuntimeError, AssertionError) as e:
-        raise ConfigError(f"device='{device}' cannot be used here ({str(e).splitlines()[0]}). Try device='auto' or 'cpu'.") from e
+        raise ConfigError(
+            f"device='{device}' cannot be used here ({str(e).splitlines()[0]}). Try device='auto' or 'cpu'."
+        ) from e
 
-def autocast(device, # torch device or its name
-             precision:str='fp32', # 'fp32' or 'bf16'
-            ):
+# %% ../nbs/00_core.ipynb #75ab07ca
+def autocast(
+    device,  # torch device or its name
+    precision: str = 'fp32',  # 'fp32' or 'bf16'
+):
     "The autocast context for `precision` on `device`."
-    if precision not in ('fp32', 'bf16'): raise ConfigError(f"precision='{precision}' is not known." + suggest(precision, ['fp32', 'bf16']))
+    if precision not in ('fp32', 'bf16'):
+        raise ConfigError(f"precision='{precision}' is not known." + suggest(precision, ['fp32', 'bf16']))
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == 'bf16')
 
 # %% ../nbs/00_core.ipynb #08763986
-def process_share() -> tuple: # (rank, number of processes); (0, 1) alone
+def process_share() -> tuple:  # (rank, number of processes); (0, 1) alone
     d = torch.distributed
     return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
 
-# %% ../nbs/00_core.ipynb #00000018
-def git_revision(folder=None, # a folder of the checkout; this package's (the working folder in a notebook) when None
-                ) -> str: # e.g. '1a2b3c4', '1a2b3c4+changes', or '' outside a checkout
+# %% ../nbs/00_core.ipynb #a1d2d715
+def git_revision(
+    folder=None,  # a folder of the checkout; this package's (the working folder in a notebook) when None
+) -> str:  # e.g. '1a2b3c4', '1a2b3c4+changes', or '' outside a checkout
     "The commit that the code stands at."
     folder = folder or Path(globals().get('__file__', 'x')).parent
     git = lambda *a: subprocess.run(['git', '-C', str(folder), *a], capture_output=True, text=True)
-    try: rev, changes = git('rev-parse', '--short', 'HEAD'), git('status', '--porcelain', '--untracked-files=no')
-    except OSError: return ''
+    try:
+        rev, changes = git('rev-parse', '--short', 'HEAD'), git('status', '--porcelain', '--untracked-files=no')
+    except OSError:
+        return ''
     return rev.stdout.strip() + ('+changes' if rev.returncode == 0 and changes.stdout.strip() else '')
 
+# %% ../nbs/00_core.ipynb #794fdf06
 def environment() -> dict:
     "Package versions, machine and git revision, for `config.json`."
     pkgs = {}
-    for p in 'sabr torch torchvision fastai monai torchmetrics numpy pandas scipy scikit-image SimpleITK papermill'.split():
-        with contextlib.suppress(metadata.PackageNotFoundError): pkgs[p] = metadata.version(p)
+    for (
+        p
+    ) in 'sabr torch torchvision fastai monai torchmetrics numpy pandas scipy scikit-image SimpleITK papermill'.split():
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            pkgs[p] = metadata.version(p)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ''
-    return dict(python=platform.python_version(), packages=pkgs, machine=platform.machine(), system=platform.system(),
-                cpus=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu, git=git_revision())
+    return dict(
+        python=platform.python_version(),
+        packages=pkgs,
+        machine=platform.machine(),
+        system=platform.system(),
+        cpus=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        gpu=gpu,
+        git=git_revision(),
+    )
 
-# %% ../nbs/00_core.ipynb #0000001b
-def data_root(root=None, # where to start; the working folder when None
-             ) -> Path: # `data/` of the checkout around it, else of the folder itself
+# %% ../nbs/00_core.ipynb #7c0d4cf6
+def data_root(
+    root=None,  # where to start; the working folder when None
+) -> Path:  # `data/` of the checkout around it, else of the folder itself
     "Where generated data and caches go, and where data sets are looked for first."
     here = Path(root or '.').resolve()
-    return next((p for p in (here, *here.parents) if (p/'settings.ini').exists()), here)/'data'
+    return next((p for p in (here, *here.parents) if (p / 'settings.ini').exists()), here) / 'data'
 
-def find_data(name:str, # folder below a data folder, e.g. 'camus' or 'busi'
-              root=None) -> Path|None:
+# %% ../nbs/00_core.ipynb #6ccf3712
+def find_data(
+    name: str,  # folder below a data folder, e.g. 'camus' or 'busi'
+    root=None,
+) -> Path | None:
     "The folder `name` in `$SABR_DATA` (alone, where it is set), in `data/`, or in a `data` folder next to the checkout."
     top = data_root(root)
     roots = [Path(env)] if (env := os.environ.get('SABR_DATA')) else [top, *sorted(top.parent.parent.glob('*/data'))]
     real = lambda p: p.is_dir() and any(f.name != 'README.md' for f in p.iterdir())
-    return next((r/name for r in roots if real(r/name)), None)
+    return next((r / name for r in roots if real(r / name)), None)
 
 # %% ../nbs/00_core.ipynb #0000001e
-def fingerprint(*things) -> str: # 16 hexadecimal digits
+def fingerprint(*things) -> str:  # 16 hexadecimal digits
     "A hash of arrays (with their shape and dtype), bytes and anything with a stable `repr`."
     h = hashlib.sha256()
     for t in things:
-        if isinstance(t, np.ndarray): h.update(f'{t.shape}{t.dtype}'.encode()); h.update(np.ascontiguousarray(t).tobytes())
-        else: h.update(t if isinstance(t, bytes) else repr(t).encode())
+        if isinstance(t, np.ndarray):
+            h.update(f'{t.shape}{t.dtype}'.encode())
+            h.update(np.ascontiguousarray(t).tobytes())
+        else:
+            h.update(t if isinstance(t, bytes) else repr(t).encode())
         h.update(b'|')
     return h.hexdigest()[:16]
