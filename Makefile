@@ -1,12 +1,13 @@
-# `make` lists what there is. Every target first makes the environment in .venv where it is missing or out of date
-# (tools/setup_env.sh): nothing has to be installed or activated by hand.
+# `make` lists the targets. Every target first makes the environment in .venv if it is missing or out of date
+# (tools/setup_env.sh). Nothing has to be installed or activated by hand.
 #   make PYTHON=/path/to/python3.12 ...   the interpreter to build the environment with (3.11 to 3.13)
 #   make VENV=/elsewhere/env ...          another folder for the environment
 #   make bench OUT=/elsewhere            where the times go (runs/bench)
 #   make demo ARGS="--out_dir runs/mine"  more arguments for the command behind demo, lab or bench
 VENV ?= .venv
 BIN := $(VENV)/bin
-# how many notebooks, then files of tests, are run side by side, each on one thread: two that share two cores with two threads each are ten times slower
+# How many notebooks, and then files of tests, run side by side, each on one thread. With two threads each, two of them
+# on two cores are ten times slower.
 WORKERS ?= 2
 ARGS ?=
 OUT ?= runs/bench
@@ -26,7 +27,7 @@ env:
 demo: env ## all five stages on phantoms, minutes on two cores: a table of scores and a picture of cases
 	@$(BIN)/sabr_run --demo $(ARGS)
 
-test: env ## everything: notebooks in step with the code, every notebook executed, tests/
+test: env ## everything: notebooks in step with the code and in form, every notebook executed, tests/
 	@$(BIN)/python tools/check_sync.py
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --timing
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -46,11 +47,13 @@ compare: env ## default recipe against all rivals on phantoms, an hour on two co
 readme: env ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/build_readme.py
 
-sync: env ## after editing notebooks: clean them, export them to sabr/, write README.md
+sync: env ## after editing notebooks: format and clean them, export them to sabr/, write README.md
+	@$(BIN)/ruff format -q nbs tests tools setup.py
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
 	@$(BIN)/python tools/build_readme.py
 
 clean: ## remove caches and build products (runs/, data/ and .venv stay)
-	@rm -rf build dist *.egg-info .pytest_cache _proc _docs
-	@find . -path './$(VENV)' -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache _proc _docs
+	@find . -path './$(VENV)' -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune \
+		-exec rm -rf {} +

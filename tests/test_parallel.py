@@ -1,198 +1,208 @@
-"One training in two processes on the CPU (gloo), joined by Accelerate: the gradients of one process with twice the batch; equal networks, critics and averages."
+"""One training in two processes on the CPU (gloo), joined by Accelerate.
 
-import json, os, subprocess, sys
+It has the gradients of one process with twice the batch, and networks, critics and averages stay equal.
+"""
+
+import json, os, shutil, subprocess, sys, time
 from pathlib import Path
+import nbformat
 import pytest
 import torch
+from accelerate import PartialState
+from fastai.callback.core import Callback
+from processes import finish, free_port, start_together
+from sabr.core import process_share, set_seed
+from sabr.data.cache import build_cache
+from sabr.data.phantom import read_phantom
+from sabr.data.split import draw_labelled, split_cases
+from sabr.nets.model import make_network, preset
+from sabr.run import parallel
+from sabr.run.command import execute_notebook
+from sabr.shadow.geometry import geometries
+from sabr.train.batch import CaseDL, case_loaders
+from sabr.train.learner import fit, make_nets
+from sabr.train.losses import PUBLISHED
 
 HERE = Path(__file__).parent.parent
 ENV = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get('PYTHONPATH', '')]))
-
-WORKER = """
-import sys, torch, numpy as np
-from pathlib import Path
-from accelerate import PartialState
-from fastai.callback.core import Callback
-PartialState(cpu=True)
-from sabr.train.batch import CaseDL, case_loaders
-from sabr.data.cache import build_cache
-from sabr.core import process_share, set_seed
-from sabr.train.losses import PUBLISHED
-from sabr.nets.model import make_network, preset
-from sabr.data.phantom import read_phantom
-from sabr.shadow.imitate import geometries
-from sabr.data.split import draw_labelled, split_cases
-from sabr.train.learner import fit, make_nets
-import sabr.train.batch, sabr.train.learner
-out, what = Path(sys.argv[1]), sys.argv[2]; rank, world = process_share()
-cases, cache = build_cache(read_phantom(out/'data', n_patients=20, size=32), 32, out/f'cache{rank}_{world}', progress=False)
-cases = draw_labelled(split_cases(cases), .5, seed=0)
-set_seed(0); net = make_network(preset('tiny', n_classes=4))
-if what == 'gradient':   # nothing random within an image, so that two halves are one batch
-    sabr.train.batch.CaseDL.after_batch = lambda self, b: (b[0].float() / 255, torch.ones(len(b[0]), 1, 32, 32), torch.zeros(len(b[0]), 32), b[0].float() / 255, b[1].long(), torch.ones(len(b[0]), 1, 32, 32))
-    class Keep(Callback):
-        order = 100
-        def after_backward(self): torch.save({n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in self.learn.model.named_parameters()}, out/f'grad_{world}_{rank}.pt')
-    dls = case_loaders(cache, cases, 1, 8 // world, True); fit(net, dls, dict(ce=1.), 1, out_dir=out/f'run{world}_{rank}', checkpoint=False, bar=False, cbs=[Keep()])
-else:
-    nets = make_nets(net, 32, PUBLISHED); dls = case_loaders(cache, cases, 3, 4, True, 'mixed', geoms=geometries(cache.images))
-    seen = []
-    class Seen(Callback):
-        def before_batch(self):
-            if self.training: seen.append(self.xb[0].flatten().tolist())
-    average, _, _ = fit(net, dls, PUBLISHED, 2, out_dir=out/f'run{world}_{rank}', size=32, nets=nets, checkpoint=False, bar=False, cbs=[Seen()])
-    torch.save(dict(net=net.state_dict(), average=average.state_dict(), img_d=nets.img_d.state_dict(), seg_d=nets.seg_d.state_dict(), path=nets.path.state_dict(), seen=torch.tensor(seen)), out/f'end_{rank}.pt')
-torch.distributed.destroy_process_group() if world > 1 else None
-"""
+SMALL = dict(epochs=1, image_size=32, preset='unet_small', device='cpu', data_options=dict(n_patients=20, size=32))
+STEPS = dict(steps=2, finetune_steps=1, refine_steps=1)
 
 
-def launch(n, *args, module=False):
-    cmd = (
-        [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', str(n), '--standalone']
-        if n > 1
-        else [sys.executable]
-    )  # accelerate launch starts several processes on cards only
-    p = subprocess.run(
-        [*cmd, *(['-m'] if module else []), *map(str, args)], env=ENV, capture_output=True, text=True, timeout=400
-    )
-    assert p.returncode == 0, p.stdout + p.stderr
-    return p.stdout
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    for name in ('OMP_NUM_THREADS', 'PYTHONPATH'):
+        monkeypatch.setenv(name, ENV[name])
 
 
-@pytest.fixture
-def script(tmp_path):
-    (tmp_path / 'worker.py').write_text(WORKER)
-    return tmp_path / 'worker.py'
+def options(folder, **changes):
+    "The command line of a run below `folder`"
+    parameters = dict(out_dir=folder / 'run', data_path=folder / 'data') | SMALL | STEPS | changes
+    words = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in parameters.items()}
+    return [word for name, value in words.items() for word in (f'--{name}', value)]
 
 
-def test_same_gradients_as_one_process_with_twice_the_batch(tmp_path, script):
+# --- what each process does -------------------------------------------------------------------------------------------
+
+
+def prepare(folder):
+    "(rank, number of processes, cases, cache, network), the same in every process"
+    PartialState(cpu=True)
+    rank, world = process_share()
+    cases = read_phantom(folder / 'data', n_patients=20, size=32)
+    cases, cache = build_cache(cases, 32, folder / f'cache{rank}_{world}', progress=False)
+    cases = draw_labelled(split_cases(cases), 0.5, seed=0)
+    set_seed(0)
+    return rank, world, cases, cache, make_network(preset('tiny', n_classes=4))
+
+
+def plain_batch(self, batch):
+    "A batch with nothing random within an image, so that two halves are one batch"
+    image, label = batch[0].float() / 255, batch[1].long()
+    valid = torch.ones(len(image), 1, 32, 32)
+    return image, valid, torch.zeros(len(image), 32), image, label, valid
+
+
+class KeepGradients(Callback):
+    order = 100
+
+    def __init__(self, path):
+        self.path = path
+
+    def after_backward(self):
+        named = self.learn.model.named_parameters()
+        torch.save({name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in named}, self.path)
+
+
+class KeepImages(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def before_batch(self):
+        if self.training:
+            self.seen.append(self.xb[0].flatten().tolist())
+
+
+def leave(world):
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def one_step(folder):
+    "One step on eight images, shared by all processes; keeps the gradients"
+    rank, world, cases, cache, net = prepare(folder)
+    CaseDL.after_batch = plain_batch
+    dls = case_loaders(cache, cases, 1, 8 // world, True)
+    keep = KeepGradients(folder / f'grad_{world}_{rank}.pt')
+    fit(net, dls, dict(ce=1.0), 1, out_dir=folder / f'run{world}_{rank}', checkpoint=False, bar=False, cbs=[keep])
+    leave(world)
+
+
+def published(folder):
+    "Two epochs of the published recipe; keeps the networks, the critics and the images that were seen"
+    rank, world, cases, cache, net = prepare(folder)
+    nets = make_nets(net, 32, PUBLISHED)
+    dls = case_loaders(cache, cases, 3, 4, True, 'mixed', geoms=geometries(cache.images))
+    images = KeepImages()
+    how = dict(size=32, nets=nets, checkpoint=False, bar=False, cbs=[images])
+    average, _, _ = fit(net, dls, PUBLISHED, 2, out_dir=folder / f'run{world}_{rank}', **how)
+    parts = dict(net=net, average=average, img_d=nets.img_d, seg_d=nets.seg_d, path=nets.path)
+    states = {name: part.state_dict() for name, part in parts.items()}
+    torch.save(states | dict(seen=torch.tensor(images.seen)), folder / f'end_{rank}.pt')
+    leave(world)
+
+
+# --- tests ------------------------------------------------------------------------------------------------------------
+
+
+def test_same_gradients_as_one_process_with_twice_the_batch(tmp_path):
     for n in (1, 2):
-        launch(n, script, tmp_path, 'gradient')
-    one, a, b = (torch.load(tmp_path / f'grad_{w}_{r}.pt') for w, r in ((1, 0), (2, 0), (2, 1)))
+        finish(*start_together(n, one_step, tmp_path, log=tmp_path / f'log{n}_'))
+    one, first, second = (torch.load(tmp_path / f'grad_{name}.pt') for name in ('1_0', '2_0', '2_1'))
     assert sum(g.abs().max() > 1e-4 for g in one.values()) > 20
-    for k in one:
-        assert torch.equal(a[k], b[k]) and torch.allclose(one[k], a[k], atol=1e-5, rtol=1e-3), k
+    for name in one:
+        assert torch.equal(first[name], second[name]), name
+        assert torch.allclose(one[name], first[name], atol=1e-5, rtol=1e-3), name
 
 
-def test_networks_critics_and_averages_stay_equal(tmp_path, script):
-    launch(2, script, tmp_path, 'published')
-    a, b = (torch.load(tmp_path / f'end_{r}.pt') for r in (0, 1))
+def test_networks_critics_and_averages_stay_equal(tmp_path):
+    finish(*start_together(2, published, tmp_path, log=tmp_path / 'log'))
+    first, second = (torch.load(tmp_path / f'end_{rank}.pt') for rank in (0, 1))
     for part in ('net', 'average', 'img_d', 'seg_d', 'path'):
-        for k, v in a[part].items():
-            assert torch.allclose(v.float(), b[part][k].float(), atol=1e-6), (part, k)
-    assert not torch.equal(a['seen'], b['seen'])  # they saw different images
+        for name, value in first[part].items():
+            assert torch.allclose(value.float(), second[part][name].float(), atol=1e-6), (part, name)
+    assert not torch.equal(first['seen'], second['seen'])  # they saw different images
+
+
+def epoch(checkpoint):
+    return torch.load(checkpoint, weights_only=False)['epoch'] if checkpoint.exists() else 0
+
+
+def wait_for_epoch(n, checkpoint, processes):
+    until = time.time() + 400
+    while epoch(checkpoint) < n:
+        codes = [p.exitcode for p in processes]
+        assert codes == [None, None], f'they ended too early: {codes}\n{processes[0].log.read_text()}'
+        assert time.time() < until, f'epoch {epoch(checkpoint)} of {checkpoint}'
+        time.sleep(0.02)
 
 
 def test_goes_on_where_the_first_process_was(tmp_path):
-    "Cut off in the middle of a stage, with the second process an epoch behind."
-    import signal, time, shutil
-
-    args = [
-        'sabr.run.parallel',
-        '--out_dir',
-        tmp_path / 'run',
-        '--data_path',
-        tmp_path / 'data',
-        '--steps',
-        40,
-        '--finetune_steps',
-        1,
-        '--refine_steps',
-        1,
-        '--epochs',
-        8,
-        '--image_size',
-        32,
-        '--preset',
-        'unet_small',
-        '--device',
-        'cpu',
-        '--data_options',
-        '{"n_patients": 20, "size": 32}',
-    ]
-    cmd = [
-        sys.executable,
-        '-m',
-        'torch.distributed.run',
-        '--nproc_per_node',
-        '2',
-        '--standalone',
-        '-m',
-        *map(str, args),
-    ]
-    p = subprocess.Popen(cmd, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    first, second, t0 = tmp_path / 'run/pretrain.ckpt', tmp_path / 'run/.process1/pretrain.ckpt', time.time()
-    epoch = lambda f: torch.load(f, weights_only=False)['epoch'] if f.exists() else 0
-    while epoch(second) < 1:
-        assert time.time() - t0 < 200
-        time.sleep(0.05)
+    "The training is cut off in the middle of a stage, with the second process an epoch behind"
+    args = options(tmp_path, steps=40, epochs=8)
+    first, second = tmp_path / 'run/pretrain.ckpt', tmp_path / 'run/.process1/pretrain.ckpt'
+    processes = start_together(2, parallel.main, args, log=tmp_path / 'log')
+    wait_for_epoch(1, second, processes)
     shutil.copy(second, tmp_path / 'behind')
-    while epoch(first) < 3:
-        assert time.time() - t0 < 200
-        time.sleep(0.05)
-    os.killpg(p.pid, signal.SIGKILL)
-    p.wait()
+    wait_for_epoch(3, first, processes)
+    for process in processes:
+        process.kill()
+        process.join()
     shutil.copy(tmp_path / 'behind', second)
     assert epoch(second) < epoch(first) < 8
-    said = launch(2, *args, module=True)
+    said, _ = finish(*start_together(2, parallel.main, args, log=tmp_path / 'again'))
     assert 'refine:' in said
     assert json.loads((tmp_path / 'run/stages.json').read_text())['pretrain']['image_passes'] == 320
 
 
+def complete(folder):
+    "The notes of the stages of a run in two processes, which must be all there"
+    notes = json.loads((folder / 'run/stages.json').read_text())
+    assert set(notes) == {'inception', 'pretrain', 'finetune', 'refine'}
+    assert notes['pretrain']['image_passes'] == 16
+    return notes
+
+
 def test_stages(tmp_path):
-    "The stages of a run in two processes; sabr_run's folder, without anything left of the second process."
-    args = [
-        'sabr.run.parallel',
-        '--out_dir',
-        tmp_path / 'run',
-        '--data_path',
-        tmp_path / 'data',
-        '--steps',
-        2,
-        '--finetune_steps',
-        1,
-        '--refine_steps',
-        1,
-        '--epochs',
-        1,
-        '--image_size',
-        32,
-        '--preset',
-        'unet_small',
-        '--device',
-        'cpu',
-        '--data_options',
-        '{"n_patients": 20, "size": 32}',
-    ]
-    said = launch(2, *args, module=True)
-    assert said.count('pretrain:') == 1
-    notes = json.loads((tmp_path / 'run/stages.json').read_text())
-    assert set(notes) == {'inception', 'pretrain', 'finetune', 'refine'} and notes['pretrain']['image_passes'] == 16
+    "As from a terminal, with torchrun: sabr_run's folder, without anything left of the second process"
+    args = options(tmp_path)
+    torchrun = ['-m', 'torch.distributed.run', '--nproc_per_node', '2', '--standalone']  # accelerate launch needs cards
+    command = [sys.executable, *torchrun, '-m', 'sabr.run.parallel', *args]
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert sum('pretrain:' in line for line in lines) == 1
+    complete(tmp_path)
     assert not (tmp_path / 'run/.process1').exists() and (tmp_path / 'run/refine.safetensors').exists()
-    assert launch(2, *args, module=True) == said  # a second call finds all stages done, in both processes
+    said, _ = finish(*start_together(2, parallel.main, args, log=tmp_path / 'log'))
+    printed = [
+        line for line in said.splitlines() if line.split(':')[0] in ('inception', 'pretrain', 'finetune', 'refine')
+    ]
+    assert printed == done.stdout.splitlines()  # a second call finds all stages done, in both processes
 
 
-NOTEBOOK = """from pathlib import Path
-from accelerate import notebook_launcher
+NOTEBOOK = """from accelerate import notebook_launcher
 from sabr.run.config import RunConfig
 from sabr.run.parallel import train_together
-cfg = RunConfig(out_dir=f'{folder}/run', data_path=f'{folder}/data', steps=2, finetune_steps=1, refine_steps=1, epochs=1, image_size=32, preset='unet_small', device='cpu', data_options=dict(n_patients=20, size=32))
-notebook_launcher(train_together, (cfg,), num_processes=2, use_port=port)"""
+notebook_launcher(train_together, (RunConfig(**parameters),), num_processes=2, use_port=port)"""
 
 
-def test_notebook_launcher(tmp_path, monkeypatch):
-    "The same from a notebook: its kernel starts both processes."
-    import nbformat, socket
-    from nbclient import NotebookClient
-
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    for k in ('OMP_NUM_THREADS', 'PYTHONPATH'):
-        monkeypatch.setenv(k, ENV[k])
-    nb = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(f"folder, port = {str(tmp_path)!r}, '{port}'\n" + NOTEBOOK)]
-    )
-    NotebookClient(nb, timeout=400, kernel_name='python3').execute()
-    notes = json.loads((tmp_path / 'run/stages.json').read_text())
-    assert set(notes) == {'inception', 'pretrain', 'finetune', 'refine'} and notes['pretrain']['image_passes'] == 16
+def test_notebook_launcher(tmp_path):
+    "The same from a notebook: its kernel starts both processes"
+    parameters = dict(out_dir=str(tmp_path / 'run'), data_path=str(tmp_path / 'data')) | SMALL | STEPS
+    cell = nbformat.v4.new_code_cell(f"parameters, port = {parameters!r}, '{free_port()}'\n{NOTEBOOK}")
+    kernel = dict(name='python3', display_name='python3', language='python')
+    nb = nbformat.v4.new_notebook(cells=[cell], metadata=dict(kernelspec=kernel))
+    nbformat.write(nb, tmp_path / 'together.ipynb')
+    execute_notebook(tmp_path / 'together.ipynb', tmp_path / 'done.ipynb', {})
+    complete(tmp_path)

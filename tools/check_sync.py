@@ -1,37 +1,48 @@
 #!/usr/bin/env python
-"""Fail when notebooks, package and README are out of step, showing where and which command mends it.
+"""Check that notebooks, package and README agree, and that the code has its form (tools/check_form.py).
 
 usage: check_sync.py [ROOT]        ROOT is the project's folder unless given
 
-Works on a copy in a temporary folder: there the notebooks are cleaned, the exported modules are thrown away and exported anew, and
-README.md is written again; nbs/, sabr/ and README.md of the copy must then be what they are in ROOT. Nothing in ROOT is changed.
+The work is done on a copy in a temporary folder. There the notebooks are cleaned, the exported modules are deleted and
+exported again, and README.md is written again. Afterwards nbs/, sabr/ and README.md of the copy must equal those in
+ROOT. Every difference is printed with the command that removes it. Nothing in ROOT is changed.
 """
 
 import difflib, json, os, shutil, subprocess, sys, tempfile
 from configparser import ConfigParser
 from pathlib import Path
+from check_form import report
 
-MAX_LINES = 20  # of each file's difference
+MAX_LINES = 20  # printed of each file's difference
 SKIP = {'__pycache__', '.ipynb_checkpoints', '.DS_Store', '.last_checked'}
+NBDEV = """from nbdev.clean import nbdev_clean
+from nbdev.doclinks import nbdev_export
+nbdev_clean()
+nbdev_export()"""
 
 
 def files(root, lib):
     "{relative name: bytes} of everything that is compared"
-    tops = [root / 'nbs', root / lib, root / 'README.md']
-    found = [p for t in tops for p in ([t] if t.is_file() else t.rglob('*'))]
-    rel = [p.relative_to(root) for p in found if p.is_file()]
-    return {r.as_posix(): (root / r).read_bytes() for r in rel if not SKIP & set(r.parts) and r.suffix != '.pyc'}
+    found = [root / 'README.md', *(root / 'nbs').rglob('*'), *(root / lib).rglob('*')]
+    names = [p.relative_to(root) for p in found if p.is_file()]
+    return {n.as_posix(): (root / n).read_bytes() for n in names if not SKIP & set(n.parts) and n.suffix != '.pyc'}
 
 
 def ignored(root):
-    "For `copytree`: neither environments, runs and build products nor the data sets (their READMEs are linked to, and stay)"
-    patterns = shutil.ignore_patterns('.git', '.venv*', 'runs', 'build', 'dist', '*.egg-info', *SKIP)
+    """For `copytree`: what stays out of the copy.
+
+    These are environments, runs, build products and data sets. The READMEs of data sets are copied, since files link to
+    them.
+    """
+    patterns = shutil.ignore_patterns('.git', '.venv*', '.ruff_cache', 'runs', 'build', 'dist', '*.egg-info', *SKIP)
 
     def skip(folder, names):
-        depth = len((here := Path(folder)).relative_to(root).parts)
-        if depth and here.relative_to(root).parts[0] == 'data':
-            return {n for n in names if n != 'README.md' and not (depth == 1 and (here / n).is_dir())}
-        return patterns(folder, names)
+        here = Path(folder)
+        parts = here.relative_to(root).parts
+        if not parts or parts[0] != 'data':
+            return patterns(folder, names)
+        sets = {n for n in names if len(parts) == 1 and (here / n).is_dir()}
+        return set(names) - sets - {'README.md'}
 
     return skip
 
@@ -41,73 +52,81 @@ def is_exported(path):
 
 
 def again(root, lib):
-    "Clean, export and write the README in `root`, with nbdev's own commands"
-    for p in (root / lib).rglob('*.py'):
-        if is_exported(p):
-            p.unlink()
-    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}  # with it nbdev_export does nothing
-    env['PYTHONPATH'] = str(root)  # the copy's own package
-    here = Path(__file__).resolve().parent
-    nbdev = (
-        'from nbdev.clean import nbdev_clean; from nbdev.doclinks import nbdev_export; nbdev_clean(); nbdev_export()'
-    )
-    for what, cmd in (
-        ('nbdev_clean or nbdev_export', ['-c', nbdev]),
-        ('build_readme', [str(here / 'build_readme.py'), str(root)]),
-    ):
-        done = subprocess.run([sys.executable, *cmd], cwd=root, env=env, capture_output=True, text=True)
+    "Clean the notebooks, export them and write README.md in `root`, with nbdev's own commands"
+    for path in (root / lib).rglob('*.py'):
+        if is_exported(path):
+            path.unlink()
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}  # with IN_TEST set, nbdev_export does nothing
+    env['PYTHONPATH'] = str(root)  # imports the package of the copy
+    readme = Path(__file__).resolve().parent / 'build_readme.py'
+    commands = {'nbdev_clean or nbdev_export': ['-c', NBDEV], 'build_readme': [str(readme), str(root)]}
+    for name, command in commands.items():
+        done = subprocess.run([sys.executable, *command], cwd=root, env=env, capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f'check_sync: {what} failed:\n{done.stdout}{done.stderr}'.rstrip())
+            raise SystemExit(f'check_sync: {name} failed:\n{done.stdout}{done.stderr}'.rstrip())
 
 
-def lines(name, data):
-    "The lines to compare; of a notebook's long lines (pictures) only the beginning"
+def lines(data):
+    "The lines to compare. Only the first characters of a long line (a picture in a notebook) are kept"
     if data is None:
         return []
     try:
-        return [l[:160] for l in data.decode().splitlines()]
+        return [line[:160] for line in data.decode().splitlines()]
     except UnicodeDecodeError:
         return [f'{len(data)} bytes']
 
 
 def difference(name, old, new):
-    "A short unified diff, '-' the working tree, '+' what it should be"
+    "A short unified diff: '-' is the working tree, '+' is what it should be"
     if new is None:
         return f'{name}: comes from no notebook'
     if old is None:
         return f'{name}: is missing'
-    diff = list(
-        difflib.unified_diff(lines(name, old), lines(name, new), name, name + ' (as it should be)', n=1, lineterm='')
-    )
-    more = [f'... and {len(diff) - MAX_LINES} lines more'] if len(diff) > MAX_LINES else []
+    diff = list(difflib.unified_diff(lines(old), lines(new), name, name + ' (as it should be)', n=1, lineterm=''))
+    more = [f'... and {len(diff) - MAX_LINES} more lines'] if len(diff) > MAX_LINES else []
     return '\n'.join(diff[:MAX_LINES] + more) or f'{name}: differs'
 
 
-def main(root):
-    for p in (root / 'nbs').rglob('*.ipynb'):  # nbdev_clean only warns, without the name
+def check_notebooks(root):
+    "Stop at a notebook that is not JSON: nbdev_clean would only warn, without its name"
+    for path in (root / 'nbs').rglob('*.ipynb'):
         try:
-            json.loads(p.read_text(encoding='utf-8'))
+            json.loads(path.read_text(encoding='utf-8'))
         except ValueError as e:
-            raise SystemExit(f'check_sync: {p.relative_to(root)} is not a notebook that can be read ({e})')
-    cfg = ConfigParser()
-    cfg.read(root / 'settings.ini')
-    lib = cfg['DEFAULT']['lib_path']
-    with tempfile.TemporaryDirectory() as tmp:
-        copy = Path(tmp) / root.name
+            raise SystemExit(f'check_sync: {path.relative_to(root)} is not a notebook that can be read ({e})')
+
+
+def library(root):
+    "The folder of the package, from settings.ini"
+    config = ConfigParser()
+    config.read(root / 'settings.ini')
+    return config['DEFAULT']['lib_path']
+
+
+def out_of_step(root, lib):
+    "{relative name: (bytes in the working tree, bytes as they should be)} of the files that differ"
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / root.name
         shutil.copytree(root, copy, ignore=ignored(root))
         again(copy, lib)
         old, new = files(root, lib), files(copy, lib)
-    wrong = [n for n in sorted(old | new) if old.get(n) != new.get(n)]
-    for n in wrong:
-        print(difference(n, old.get(n), new.get(n)) + '\n')
+    return {name: (old.get(name), new.get(name)) for name in sorted(old | new) if old.get(name) != new.get(name)}
+
+
+def main(root):
+    check_notebooks(root)
+    lib = library(root)
+    n_faults = report(root)
+    wrong = out_of_step(root, lib)
+    for name, (old, new) in wrong.items():
+        print(difference(name, old, new) + '\n')
     if wrong:
-        gone = [n for n in wrong if n not in new]
-        print(
-            f'check_sync: {len(wrong)} files are out of step with the notebooks. Mend it with: make sync'
-            + (f' (and remove {" ".join(gone)})' if gone else '')
-        )
+        stale = [name for name, (_, new) in wrong.items() if new is None]
+        remedy = 'make sync' + (f' (and remove {" ".join(stale)})' if stale else '')
+        print(f'check_sync: {len(wrong)} files are out of step with the notebooks. To update them, run: {remedy}')
+    if wrong or n_faults:
         return 1
-    print(f'check_sync: notebooks clean, {lib}/ and README.md in step')
+    print(f'check_sync: notebooks clean and formatted, {lib}/ and README.md in step')
     return 0
 
 
