@@ -47,10 +47,12 @@ compare: env ## default recipe against all rivals on phantoms, an hour on two co
 readme: env ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/build_readme.py
 
-sync: env ## after editing notebooks: format and clean them, export them to sabr/, write README.md
+sync: env ## after editing notebooks: format and clean them, export them to sabr/, write what depends on them
 	@$(BIN)/ruff format -q nbs tests tools setup.py
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
+	@$(BIN)/ruff format -q sabr
+	@$(BIN)/python tools/write_parameters.py
 	@$(BIN)/python tools/build_readme.py
 
 clean: ## remove caches and build products (runs/, data/ and .venv stay)

@@ -1,6 +1,7 @@
 """The committed measurements agree with each other and with the README.
 
-Means are those of the cases, differences come out again when computed anew, and the README quotes the tables.
+Means are those of the cases, differences come out again when computed anew. The README quotes four methods from the
+tables, and the README of the results quotes all of them.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from sabr.judge.statistics import difference_table, paired_difference
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / 'nbs' / 'experiments' / 'results'
 NAMES = {
     'default': 'default',
     'URPC': 'urpc',
@@ -22,13 +24,13 @@ NAMES = {
     'SCO-SSL': 'sco_ssl',
     'BCP': 'bcp',
     'published': 'published',
-}  # in the README -> in the tables
+}  # in the READMEs -> in the tables
 RUN = ['dataset', 'method', 'label_fraction', 'seed']
 INTERVAL = ['diff', 'lo', 'hi']
 
 
 def read(name):
-    return pd.read_csv(ROOT / 'nbs' / 'experiments' / 'results' / name, dtype=dict(case=str, patient=str))
+    return pd.read_csv(RESULTS / name, dtype=dict(case=str, patient=str))
 
 
 @pytest.fixture(scope='module')
@@ -129,41 +131,64 @@ def test_each_rival_was_trained_on_another_processor_too(runs):
     assert (both.image_passes_there == both.image_passes).all()
 
 
-# --- the README -------------------------------------------------------------------------------------------------------
+# --- the READMEs ------------------------------------------------------------------------------------------------------
+
+IN_README = ('default', 'ICT', 'supervised only', 'published')
 
 
-def quoted():
-    "{name of a method: the cells of its row} of the comparison in the README"
-    lines = (ROOT / 'README.md').read_text().splitlines()
-    rows = [line.strip('|').split('|') for line in lines if line.startswith('| ')]
-    return {row[0].strip(): [cell.replace('**', '').strip() for cell in row] for row in rows if len(row) == 9}
+def quoted(path, n_columns):
+    "{name of a method: the cells of its row} of the comparison in a file, whose table has so many columns"
+    rows = [line.strip('|').split('|') for line in path.read_text().splitlines() if line.startswith('| ')]
+    cells = [[cell.replace('**', '').strip() for cell in row] for row in rows if len(row) == n_columns]
+    return {row[0]: row for row in cells if row[0] in NAMES}
 
 
-def dice_columns(few, differences, dataset, method):
-    "Dice with its standard deviation, the difference to default with its interval, HD95"
-    row = few.loc[dataset, method]
-    difference = ''
+def mean_sd(dice):
+    "The mean of the seeds with their standard deviation"
+    return f'{dice.mean():.3f} ± {dice.std():.3f}'
+
+
+@pytest.fixture(scope='module')
+def comparison(runs):
+    "name -> {column: text}, as a README should have it"
+    few = runs[runs.label_fraction == 0.1].set_index(['dataset', 'method']).sort_index()
+    busbra = read('busbra_quick.csv')
+    busbra = busbra[busbra.label_fraction == 0.1].set_index('method').dice
+    differences = read('compare_stats.csv').set_index(['dataset', 'rival'])
+    stress = read('stress.csv').groupby(['dataset', 'method', 'coverage', 'depth_db']).dice.mean()
+    texts = {}
+    for name, method in NAMES.items():
+        texts[name] = dict(name=name, busbra=mean_sd(busbra[method]))
+        for dataset in ('busi', 'ddti'):
+            columns = columns_of(few.loc[dataset, method], differences, stress, dataset, method)
+            texts[name] |= {f'{dataset}_{column}': text for column, text in columns.items()}
+    return texts
+
+
+def columns_of(runs, differences, stress, dataset, method):
+    "Dice, its lead of default with an interval, HD95, and Dice in shadow with its loss, of one method on one data set"
+    lead = ''
     if method != 'default':
         d = differences.loc[dataset, method]
-        difference = f'+{d["diff"]:.3f} ({d.lo:.3f} to {d.hi:.3f})'
-    return [f'{row.dice["mean"]:.3f} ± {row.dice["std"]:.3f}', difference, f'{row.hd95["mean"]:.1f}']
-
-
-def shadow_column(stress, dataset, method):
-    "Dice in shadow, and its loss against no shadow"
-    dice = stress[dataset, method]
-    dark = dice[0.4, 30.0]
-    return f'{dark:.3f} ({dark - dice[0.0, 0.0]:.3f})'
+        lead = f'+{d["diff"]:.3f} ({d.lo:.3f} to {d.hi:.3f})'
+    clear, dark = stress[dataset, method][0.0, 0.0], stress[dataset, method][0.4, 30.0]
+    hd95 = f'{runs.hd95.mean():.1f}'
+    return dict(dice=mean_sd(runs.dice), lead=lead, hd95=hd95, shadow=f'{dark:.3f} ({dark - clear:.3f})')
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_the_readme_quotes_the_tables(runs, name):
+def test_the_results_quote_the_tables(comparison, name):
+    "The comparison of all methods in the README of the results, number by number"
+    columns = 'name busi_dice busi_lead busi_hd95 ddti_dice ddti_lead ddti_hd95 busi_shadow ddti_shadow'.split()
+    assert quoted(RESULTS / 'README.md', 9)[name] == [comparison[name][column] for column in columns]
+
+
+@pytest.mark.parametrize('name', IN_README)
+def test_the_readme_quotes_the_tables(comparison, name):
     "The comparison in the README, number by number"
-    few = runs[runs.label_fraction == 0.1].groupby(['dataset', 'method'])[['dice', 'hd95']].agg(['mean', 'std'])
-    differences = read('compare_stats.csv').set_index(['dataset', 'rival'])
-    stress = read('stress.csv').groupby(['dataset', 'method', 'coverage', 'depth_db']).dice.mean()
-    want = [name]
-    for dataset in ('busi', 'ddti'):
-        want += dice_columns(few, differences, dataset, NAMES[name])
-    want += [shadow_column(stress, dataset, NAMES[name]) for dataset in ('busi', 'ddti')]
-    assert quoted()[name] == want
+    columns = 'name busi_dice busi_lead ddti_dice ddti_lead busbra busi_shadow ddti_shadow'.split()
+    assert quoted(ROOT / 'README.md', 8)[name] == [comparison[name][column] for column in columns]
+
+
+def test_the_readme_has_four_methods():
+    assert set(quoted(ROOT / 'README.md', 8)) == set(IN_README)

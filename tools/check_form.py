@@ -3,7 +3,8 @@
 usage: check_form.py [ROOT]        ROOT is the project's folder unless given
 
 `ruff format --check` and `ruff check` read nbs/, tests/, tools/ and setup.py with the settings of pyproject.toml.
-Three limits are checked in addition: lines of a code cell, lines of an exported function, bytes of a notebook.
+Four limits are checked in addition: lines of a code cell, lines and parameters of an exported function, bytes of
+a notebook.
 Each fault is one line: the file, the cell (counted from 1, as ruff does) and what is wrong. Nothing is changed.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 
 MAX_CELL = 60  # lines of a code cell; blank lines and `#|` lines are not counted
 MAX_FUNCTION = 40  # lines of an exported function; see `function_lines`
+MAX_PARAMETERS = 8  # of an exported function, `self` and `cls` apart
 MAX_KB = 500  # size of a notebook
 CHECKED = ('nbs', 'tests', 'tools', 'setup.py')
 
@@ -66,6 +68,19 @@ def long_functions(source):
                 yield node.name, length
 
 
+def parameter_count(function):
+    "Parameters of a parsed function, `self` and `cls` apart"
+    arguments = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+    return sum(1 for argument in arguments if argument.arg not in ('self', 'cls'))
+
+
+def crowded_functions(source):
+    "(name, parameters) of the functions of an exported cell that take too many"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and parameter_count(node) > MAX_PARAMETERS:
+            yield node.name, parameter_count(node)
+
+
 def limits(root):
     "The cells, functions and notebooks that are too long or too large, one line each"
     found = []
@@ -79,6 +94,9 @@ def limits(root):
             if length > MAX_CELL:
                 found.append(f'{name}:cell {number}: {length} lines, the limit is {MAX_CELL}: split the cell')
             if source.startswith('#| export'):
+                for function, count in crowded_functions(source):
+                    fault = f'{function} takes {count} parameters, the limit is {MAX_PARAMETERS}: group some'
+                    found.append(f'{name}:cell {number}: {fault}')
                 for function, length in long_functions(source):
                     fault = f'{function} has {length} lines, the limit is {MAX_FUNCTION}: split the function'
                     found.append(f'{name}:cell {number}: {fault}')

@@ -52,14 +52,18 @@ def is_exported(path):
 
 
 def again(root, lib):
-    "Clean the notebooks, export them and write README.md in `root`, with nbdev's own commands"
+    "Clean the notebooks, export and format them, and write README.md in `root`, as `make sync` does"
     for path in (root / lib).rglob('*.py'):
         if is_exported(path):
             path.unlink()
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}  # with IN_TEST set, nbdev_export does nothing
     env['PYTHONPATH'] = str(root)  # imports the package of the copy
     readme = Path(__file__).resolve().parent / 'build_readme.py'
-    commands = {'nbdev_clean or nbdev_export': ['-c', NBDEV], 'build_readme': [str(readme), str(root)]}
+    commands = {
+        'nbdev_clean or nbdev_export': ['-c', NBDEV],
+        'ruff format': ['-m', 'ruff', 'format', '-q', '--no-cache', lib],
+        'build_readme': [str(readme), str(root)],
+    }
     for name, command in commands.items():
         done = subprocess.run([sys.executable, *command], cwd=root, env=env, capture_output=True, text=True)
         if done.returncode:

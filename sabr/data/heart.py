@@ -242,7 +242,8 @@ def paint_right_heart(scene: Scene, heart):
     add_line(scene, place(heart, valve), heart.leaflets - 3)
 
 # %% ../../nbs/14_data.heart.ipynb #23a9a1b8
-def _paint_muscle(scene, heart, to_lv, to_epi, across, along, above, visibility, fibre):
+def _paint_muscle(scene, heart, distances, coordinates, above, visibility, fibre):
+    (to_lv, to_epi), (across, along) = distances, coordinates
     along_beam = 1 - np.abs(np.gradient(to_epi, scene.depth_step, axis=0)).clip(0, 1)
     dropout = np.where(across > 0, heart.dropout_right, heart.dropout_left)
     fade = dropout * along_beam * (0.6 + 0.6 * visibility) * (along / 25).clip(0.2, 1)
@@ -276,7 +277,7 @@ def paint_left_heart(scene: Scene, heart, to_lv, to_epi, to_la, across, along):
     above, below = sigmoid((base - 1.5 - along) / 0.8), sigmoid((along - base - 1) / 1.5)
     paint(scene, to_la - 2.5, -22 + heart.brightness + 3 * visibility, softness=1)
     add_interface(scene, to_la, heart.atrial_wall, 1.1, 0.2, visibility * below)
-    _paint_muscle(scene, heart, to_lv, to_epi, across, along, above, visibility, fibre)
+    _paint_muscle(scene, heart, (to_lv, to_epi), (across, along), above, visibility, fibre)
     _paint_blood(scene, heart, to_lv, to_la, along, above, visibility)
     _paint_papillary(scene, heart)
 

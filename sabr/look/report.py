@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from ..core import SabrError, atomic_path
 from .study import read_index, training_folder
 from .tables import group_columns, study_scores, varied_columns
+from ..methods.table import FIRST
 from ..run.command import execute_notebook
 from ..run.parameters import find_notebook
 
@@ -131,7 +132,7 @@ def cost_figure(
 def write_report(
     root,  # folder of a study
     what: str = 'method',  # the parameter whose values are compared
-    reference: str = 'default',  # the value that the others are compared with
+    reference: str = FIRST,  # the value that the others are compared with
 ) -> Path:  # report.html
     "Execute 11_report for a folder of runs. Raises `SabrError` with the first line of an error."
     from nbconvert import HTMLExporter
@@ -153,7 +154,7 @@ def main(argv=None) -> int:  # 0, or 1 after an error
     )
     parser.add_argument('folder', help='of a study, as sabr_sweep made it')
     parser.add_argument('--what', default='method', help='the parameter whose values are compared')
-    parser.add_argument('--reference', default='default', help='the value that the others are compared with')
+    parser.add_argument('--reference', default=FIRST, help='the value that the others are compared with')
     options = parser.parse_args(argv)
     try:
         print(write_report(options.folder, options.what, options.reference))

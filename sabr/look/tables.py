@@ -12,6 +12,7 @@ import pandas as pd
 from ..core import ConfigError, DataError, suggest
 from ..judge.statistics import holm, paired_difference
 from .study import FIELDS, case_scores
+from ..methods.table import FIRST
 from ..run.study import NOT_HASHED, table_value
 
 # %% ../../nbs/94_look.tables.ipynb #d4c0bf02
@@ -107,7 +108,7 @@ def study_differences(
     root,  # folder of a study
     index: pd.DataFrame,  # of `read_index`
     parameter: str = 'method',
-    reference: str = 'default',  # the value of the parameter that the others are compared with
+    reference: str = FIRST,  # the value of the parameter that the others are compared with
     score: str = 'dice',  # or 'hd95'
 ) -> pd.DataFrame:  # what else varies, the parameter, rival; diff, lo, hi, p_holm, n_patients, n_seeds
     """Paired differences: the score of the reference minus that of the rival, with the limits of a 95 % interval.

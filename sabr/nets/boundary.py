@@ -9,6 +9,7 @@ __all__ = ['DIRECTIONS', 'boundary_width', 'boundary_targets', 'offsets', 'move_
 import math
 import numpy as np
 import torch
+from fastcore.basics import patch
 from scipy.ndimage import distance_transform_edt, sobel
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -29,20 +30,21 @@ def boundary_targets(
     label: Tensor,  # (B,H,W) class indices
     width: int,  # pixels
 ) -> tuple[Tensor, Tensor]:  # boundary (B,H,W) bool; direction (B,H,W) 0..7, meant where boundary
-    "Boundary and inward direction by the exact distance transform (method section 4)."
-    near, way = [], []
-    for l in label.cpu().numpy():
-        dist, ang = np.full(l.shape, np.inf), np.zeros(l.shape)
-        for c in np.unique(l):
-            own = l == c
+    "Boundary and inward direction of each pixel, by the exact distance transform (SegFix, Yuan et al., 2020)."
+    near, direction = [], []
+    for one in label.cpu().numpy():
+        distance, angle = np.full(one.shape, np.inf), np.zeros(one.shape)
+        for index in np.unique(one):
+            own = one == index
             if own.all():
                 continue
-            d = distance_transform_edt(own)
-            dist[own], ang[own] = d[own], np.arctan2(sobel(d, 0), sobel(d, 1))[own]
-        near.append(dist <= width)
-        way.append(np.round(ang / (np.pi / 4)).astype(int) % 8)
-    as_t = lambda x: torch.from_numpy(np.stack(x)).to(label.device)
-    return as_t(near), as_t(way)
+            inside = distance_transform_edt(own)
+            distance[own] = inside[own]
+            angle[own] = np.arctan2(sobel(inside, 0), sobel(inside, 1))[own]
+        near.append(distance <= width)
+        direction.append(np.round(angle / (np.pi / 4)).astype(int) % 8)
+    near, direction = (torch.from_numpy(np.stack(maps)).to(label.device) for maps in (near, direction))
+    return near, direction
 
 # %% ../../nbs/36_nets.boundary.ipynb #a0e2863c
 def offsets(
@@ -73,7 +75,7 @@ def move_logits(
 
 # %% ../../nbs/36_nets.boundary.ipynb #00000014
 class RefineNet(nn.Module):
-    "A frozen network and what sharpens its boundaries (method section 4)."
+    "A frozen network and what sharpens its boundaries."
 
     def __init__(
         self,
@@ -104,28 +106,30 @@ class RefineNet(nn.Module):
         self.base.eval()
         return self
 
-    def forward(
-        self,
-        image: Tensor,  # (B,C,H,W) in [0,1]
-        valid: Tensor | None = None,
-        z=None,  # as of `Network`; z is not used
-        inpaint: bool = False,
-    ) -> dict:  # coarse, boundary, direction and refined logits
-        check_image(self.cfg, image)
-        if valid is not None:
-            check_mask(image, valid, values=not self.training)
-        H, W = image.shape[-2:]
-        with torch.no_grad():
-            features = self.base.features(image, valid)
-            pyramid = self.base.decode(features, self.base.style(features[-1]))
-            frozen = self.base.segment(pyramid)
-        y = self.aspp(features[-1])
-        for skip, conv, feature in zip(self.skips, self.convs, features[-2:0:-1]):
-            y = double(y) if y.shape[-1] != feature.shape[-1] else y
-            y = conv(y + skip(feature))[0]
-        y = F.interpolate(y, frozen.shape[-2:], mode='bilinear', align_corners=False)
-        coarse = (self.correction(y) + frozen)[..., :H, :W]
-        boundary, direction = self.boundary(y)[..., :H, :W], self.direction(y)[..., :H, :W]
-        hard = not self.training
-        moved = move_logits(coarse, offsets(boundary, direction, self.reach, hard), hard)
-        return dict(coarse=coarse, boundary=boundary, direction=direction, logits=moved)
+# %% ../../nbs/36_nets.boundary.ipynb #099f3f5e
+@patch
+def forward(
+    self: RefineNet,
+    image: Tensor,  # (B,C,H,W) in [0,1]
+    valid: Tensor | None = None,
+    z=None,  # as of `Network`; z is not used
+    inpaint: bool = False,
+) -> dict:  # coarse, boundary, direction and refined logits
+    check_image(self.cfg, image)
+    if valid is not None:
+        check_mask(image, valid, values=not self.training)
+    H, W = image.shape[-2:]
+    with torch.no_grad():
+        features = self.base.features(image, valid)
+        pyramid = self.base.decode(features, self.base.style(features[-1]))
+        frozen = self.base.segment(pyramid)
+    y = self.aspp(features[-1])
+    for skip, conv, feature in zip(self.skips, self.convs, features[-2:0:-1]):
+        y = double(y) if y.shape[-1] != feature.shape[-1] else y
+        y = conv(y + skip(feature))[0]
+    y = F.interpolate(y, frozen.shape[-2:], mode='bilinear', align_corners=False)
+    coarse = (self.correction(y) + frozen)[..., :H, :W]
+    boundary, direction = self.boundary(y)[..., :H, :W], self.direction(y)[..., :H, :W]
+    hard = not self.training
+    moved = move_logits(coarse, offsets(boundary, direction, self.reach, hard), hard)
+    return dict(coarse=coarse, boundary=boundary, direction=direction, logits=moved)

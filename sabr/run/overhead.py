@@ -179,7 +179,7 @@ def make_runs(
     for i in range(n):
         run = folder / 'runs' / f'{i:016x}'
         run.mkdir(parents=True)
-        (run / 'test_rival.csv').write_text(scores)
+        (run / 'test_train.csv').write_text(scores)
         varied = dict(method=f'm{i % 10}', seed=i // 10)
         save_json(dict(varied=varied, parameters=varied) | finished, run / 'run.json')
 

@@ -7,11 +7,12 @@ __all__ = ['find_notebook', 'error_line', 'notebook_parameters', 'check_paramete
 
 # %% ../../nbs/73_run.parameters.ipynb #d273a0db
 import ast, json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 import nbformat
 from ..core import ConfigError, suggest
+from ..methods.table import find_method
 from .command import experiments_dir
 from .config import RunConfig, make_config
 
@@ -104,10 +105,20 @@ def _check_method(parameters):
     from sabr.evidence.protocol import protocol, run_config
 
     given = {name: parameters[name] for name in ('dataset', 'data_path', 'out_dir', 'device') if name in parameters}
-    settings = protocol(parameters['protocol_name'])[0]
-    base = make_config(**settings | given | parameters['changes'])
-    config = run_config(base, parameters['method'], parameters['label_fraction'], parameters['seed'])
-    make_config(**asdict(config))
+    plan = protocol(parameters['protocol_name'], **given | parameters['changes'])
+    run_config(plan, parameters['method'], parameters['label_fraction'], parameters['seed'])
+
+# %% ../../nbs/73_run.parameters.ipynb #1d696c18
+def _flat_options(where, known, given) -> dict:  # name -> (type, default)
+    "The options of the method that may be given flat; none for a notebook that runs no stage."
+    if set(known) != {field.name for field in fields(RunConfig)}:
+        return {}
+    method = _typed(where, 'method', given.get('method', known['method'][1]), str)
+    try:
+        options = asdict(find_method(method).Options())
+    except ConfigError as e:
+        raise ConfigError(f'{where}: {e}') from e
+    return {name: (type(value), value) for name, value in options.items()}
 
 # %% ../../nbs/73_run.parameters.ipynb #b0cce1a6
 def check_parameters(
@@ -117,12 +128,18 @@ def check_parameters(
 ) -> dict:  # every known parameter with its value: the given one or the default
     "Check the names, types and values of parameters. Raises `ConfigError` that names the parameter."
     complete = {name: default for name, (_, default) in known.items()}
+    options = _flat_options(where, known, given)
+    flat = {}
     for name, value in given.items():
-        if name not in known:
-            raise ConfigError(f"{where}: there is no parameter '{name}'." + suggest(name, known))
-        complete[name] = _typed(where, name, value, known[name][0])
+        if name in known:
+            complete[name] = _typed(where, name, value, known[name][0])
+        elif name in options:
+            flat[name] = _typed(where, name, value, options[name][0])
+        else:
+            raise ConfigError(f"{where}: there is no parameter '{name}'." + suggest(name, [*known, *options]))
     try:
-        if set(known) == set(RunConfig.__dataclass_fields__):
+        if options:
+            complete['method_options'] = complete['method_options'] | flat
             make_config(**complete)
         elif {'method', 'protocol_name', 'changes'} <= set(known):
             _check_method(complete)
