@@ -1,4 +1,4 @@
-"Package sabr: everything it states is read from settings.ini. The experiment notebooks travel with it as sabr/experiments."
+"Package sabr: settings.ini states everything about it. The experiment notebooks are installed as sabr/experiments."
 
 from configparser import ConfigParser
 from pathlib import Path

@@ -6,10 +6,12 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 from safetensors.numpy import load_file
-from sabr.evidence.ablate import DEFAULT_PARTS, FREE_PARTS
+from sabr.evidence.ablate import ABLATIONS, free_parts
 from sabr.evidence.compare import main
-from sabr.evidence.protocol import METHODS
-from sabr.methods.rivals import RIVALS
+from sabr.methods.rival import Rival
+from sabr.methods.table import METHODS
+
+RIVALS = {name for name, cls in METHODS.items() if issubclass(cls, Rival)}
 
 PATIENTS, OF_EACH = 14, 2
 
@@ -43,7 +45,7 @@ def data(tmp_path_factory):
 def command(data, out, *more):
     "The command line for the protocol that takes seconds, with one seed"
     paths = ['--dataset', 'folder', '--data_path', str(data), '--out', str(out)]
-    return [*paths, '--protocol', 'tiny', '--seeds', '0', *more]
+    return [*paths, '--protocol', 'smoke', '--seeds', '0', *more]
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +59,7 @@ def test_every_method_is_there(done):
     table = pd.read_csv(done / 'compare.csv')
     columns = 'dataset protocol method label_fraction seed dice jaccard hd95 asd n_misses image_passes wall_s'
     assert list(table) == columns.split()
-    assert set(table.method) == set(METHODS) and set(RIVALS) < set(METHODS)
+    assert set(table.method) == set(METHODS) and RIVALS < set(METHODS)
     assert table.image_passes.nunique() == 1
     assert table[table.label_fraction == 1].method.tolist() == ['supervised']
     assert not (done / 'failed.json').exists()
@@ -74,7 +76,7 @@ def test_differences_are_of_patients(done):
 
 def test_table_of_the_ablation(done):
     table = pd.read_csv(done / 'ablate.csv')
-    assert set(DEFAULT_PARTS) | set(FREE_PARTS['default']) == set(table.part)
+    assert set(ABLATIONS['default']) | set(free_parts('default')) == set(table.part)
     assert {'dataset', 'protocol', 'label_fraction', 'seed', 'dice', 'hd95'} < set(table)
 
 
@@ -118,7 +120,7 @@ def test_labels_of_unlabelled_images_do_not_matter(data, done, tmp_path):
     "With other masks of the unlabelled training images, every weight and score stays the same"
     methods, right, wrong = ('default', 'bcp', 'unimatch'), tmp_path / 'right', tmp_path / 'wrong'
     # the teacher is asked from the first step on
-    changes = json.dumps(dict(warm=0.0, finetune_steps=8, loss_weights=dict(consistency=1.0)))
+    changes = json.dumps(dict(labelled_only_share=0.0, finetune_steps=8, loss_weights=dict(consistency=1.0)))
     spoilt = spoil(data, pd.read_csv(done / 'default_0.5_0' / 'splits.csv', dtype=str), tmp_path)
     for folder, out in ((data, right), (spoilt, wrong)):
         assert main(command(folder, out, '--methods', ','.join(methods), '--set', changes)) == 0

@@ -5,6 +5,7 @@ It has the gradients of one process with twice the batch, and networks, critics 
 
 import json, os, shutil, subprocess, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import nbformat
 import pytest
 import torch
@@ -15,17 +16,26 @@ from sabr.core import process_share, set_seed
 from sabr.data.cache import build_cache
 from sabr.data.phantom import read_phantom
 from sabr.data.split import draw_labelled, split_cases
-from sabr.nets.model import make_network, preset
+from sabr.methods.published import WEIGHTS, Published
+from sabr.nets.presets import make_network, preset
 from sabr.run import parallel
 from sabr.run.command import execute_notebook
+from sabr.run.config import make_config
 from sabr.shadow.geometry import geometries
-from sabr.train.batch import CaseDL, case_loaders
-from sabr.train.learner import fit, make_nets
-from sabr.train.losses import PUBLISHED
+from sabr.train.batch import CaseLoader, case_loaders
+from sabr.train.learner import TrainSettings, fit
+from sabr.train.phase import Batch
 
 HERE = Path(__file__).parent.parent
 ENV = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get('PYTHONPATH', '')]))
-SMALL = dict(epochs=1, image_size=32, preset='unet_small', device='cpu', data_options=dict(n_patients=20, size=32))
+SMALL = dict(
+    epochs=1,
+    image_size=32,
+    preset='unet_small',
+    device='cpu',
+    data_options=dict(n_patients=20, size=32),
+    method_options=dict(announced_share=0.3, loss_weights=dict(hole=0.3)),  # it paints, so there is an inception stage
+)
 STEPS = dict(steps=2, finetune_steps=1, refine_steps=1)
 
 
@@ -45,22 +55,32 @@ def options(folder, **changes):
 # --- what each process does -------------------------------------------------------------------------------------------
 
 
-def prepare(folder):
-    "(rank, number of processes, cases, cache, network), the same in every process"
+def prepare(folder, **options):
+    "(rank, number of processes, data, published method with these options), the same in every process"
     PartialState(cpu=True)
     rank, world = process_share()
     cases = read_phantom(folder / 'data', n_patients=20, size=32)
     cases, cache = build_cache(cases, 32, folder / f'cache{rank}_{world}', progress=False)
     cases = draw_labelled(split_cases(cases), 0.5, seed=0)
     set_seed(0)
-    return rank, world, cases, cache, make_network(preset('tiny', n_classes=4))
+    phase = make_config(method=Published.name, alternate=False, **options).phases['pretrain']
+    method = Published(make_network(preset('tiny', n_classes=4)), phase, image_size=32)
+    return rank, world, SimpleNamespace(cases=cases, cache=cache, geometry=geometries(cache.images)), method
 
 
-def plain_batch(self, batch):
+def train(method, data, batch_size, steps, epochs, out_dir, callback):
+    "The averaged network after that many epochs"
+    dls = case_loaders(data, method.phase, batch_size, steps, method.network.cfg.z_dim)
+    settings = TrainSettings(checkpoint=False, bar=False)
+    return fit(method, dls, epochs, out_dir, settings, cbs=[callback])[0]
+
+
+def plain_batch(self, samples):
     "A batch with nothing random within an image, so that two halves are one batch"
-    image, label = batch[0].float() / 255, batch[1].long()
+    image, label, _, n_labelled = samples
+    image = image.float() / 255
     valid = torch.ones(len(image), 1, 32, 32)
-    return image, valid, torch.zeros(len(image), 32), image, label, valid
+    return Batch(image, label.long(), image, valid, torch.zeros(len(image), self.z_dim), n_labelled)
 
 
 class KeepGradients(Callback):
@@ -70,7 +90,7 @@ class KeepGradients(Callback):
         self.path = path
 
     def after_backward(self):
-        named = self.learn.model.named_parameters()
+        named = self.learn.model.network.named_parameters()
         torch.save({name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in named}, self.path)
 
 
@@ -80,7 +100,7 @@ class KeepImages(Callback):
 
     def before_batch(self):
         if self.training:
-            self.seen.append(self.xb[0].flatten().tolist())
+            self.seen.append(self.learn.batch.image.flatten().tolist())
 
 
 def leave(world):
@@ -89,24 +109,22 @@ def leave(world):
 
 
 def one_step(folder):
-    "One step on eight images, shared by all processes; keeps the gradients"
-    rank, world, cases, cache, net = prepare(folder)
-    CaseDL.after_batch = plain_batch
-    dls = case_loaders(cache, cases, 1, 8 // world, True)
+    "One step on eight images, half of them labelled, shared by all processes; keeps the gradients"
+    cross_entropy_alone = dict.fromkeys(WEIGHTS, 0.0) | dict(cross_entropy=1.0)
+    rank, world, data, method = prepare(folder, loss_weights=cross_entropy_alone)
+    CaseLoader.after_batch = plain_batch
     keep = KeepGradients(folder / f'grad_{world}_{rank}.pt')
-    fit(net, dls, dict(ce=1.0), 1, out_dir=folder / f'run{world}_{rank}', checkpoint=False, bar=False, cbs=[keep])
+    train(method, data, 8 // world, 1, 1, folder / f'run{world}_{rank}', keep)
     leave(world)
 
 
 def published(folder):
-    "Two epochs of the published recipe; keeps the networks, the critics and the images that were seen"
-    rank, world, cases, cache, net = prepare(folder)
-    nets = make_nets(net, 32, PUBLISHED)
-    dls = case_loaders(cache, cases, 3, 4, True, 'mixed', geoms=geometries(cache.images))
+    "Two epochs of the published method; keeps the networks, the critics and the images that were seen"
+    rank, world, data, method = prepare(folder, shadow_mode='mixed')
     images = KeepImages()
-    how = dict(size=32, nets=nets, checkpoint=False, bar=False, cbs=[images])
-    average, _, _ = fit(net, dls, PUBLISHED, 2, out_dir=folder / f'run{world}_{rank}', **how)
-    parts = dict(net=net, average=average, img_d=nets.img_d, seg_d=nets.seg_d, path=nets.path)
+    average = train(method, data, 4, 3, 2, folder / f'run{world}_{rank}', images)
+    critics = dict(image_critic=method.critics.image, segmentation_critic=method.critics.segmentation)
+    parts = dict(network=method.network, average=average, path_length=method.path_length) | critics
     states = {name: part.state_dict() for name, part in parts.items()}
     torch.save(states | dict(seen=torch.tensor(images.seen)), folder / f'end_{rank}.pt')
     leave(world)
@@ -128,7 +146,7 @@ def test_same_gradients_as_one_process_with_twice_the_batch(tmp_path):
 def test_networks_critics_and_averages_stay_equal(tmp_path):
     finish(*start_together(2, published, tmp_path, log=tmp_path / 'log'))
     first, second = (torch.load(tmp_path / f'end_{rank}.pt') for rank in (0, 1))
-    for part in ('net', 'average', 'img_d', 'seg_d', 'path'):
+    for part in ('network', 'average', 'image_critic', 'segmentation_critic', 'path_length'):
         for name, value in first[part].items():
             assert torch.allclose(value.float(), second[part][name].float(), atol=1e-6), (part, name)
     assert not torch.equal(first['seen'], second['seen'])  # they saw different images

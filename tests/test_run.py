@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
-import sabr.nets.model
+import sabr.nets.weights
 from in_process import notebooks_in_process
 from PIL import Image
 from processes import finish, start
@@ -38,7 +38,7 @@ def run(tmp_path_factory):
 def test_run_folder_is_complete(run):
     names = {str(p.relative_to(run)) for p in run.rglob('*') if p.is_file()}
     want = {'config.json', 'history.csv', 'metrics.json', 'per_case.csv', 'run.log', 'splits.csv', 'stages.json'}
-    want |= {f'{stage}.safetensors' for stage in ('inception', 'pretrain', 'finetune', 'refine', 'supervised')}
+    want |= {f'{stage}.safetensors' for stage in ('inception', 'pretrain', 'finetune', 'refine', 'baseline')}
     want |= {f'{name}.ipynb' for name in ('00_inception', '01_pretrain', '02_finetune', '03_refine', '04_test')}
     assert want | {'figures/cases.png'} <= names
     assert not [n for n in names if n.endswith(('.ckpt', '.tmp'))]
@@ -47,8 +47,8 @@ def test_run_folder_is_complete(run):
 def test_metrics(run):
     metrics = load_json(run / 'metrics.json')
     assert metrics['unit'] == 'mm' and metrics['tool'].startswith('MONAI')
-    assert set(metrics['wall_s']) == {'inception', 'pretrain', 'finetune', 'supervised', 'refine', 'test'}
-    assert {'supervised', 'pretrain', 'finetune', 'refine', 'refine_best'} <= set(metrics['stages'])
+    assert set(metrics['wall_s']) == {'inception', 'pretrain', 'finetune', 'baseline', 'refine', 'test'}
+    assert {'baseline', 'pretrain', 'finetune', 'refine', 'refine_best'} <= set(metrics['stages'])
 
 
 @pytest.mark.parametrize('split', ['validation', 'test'])
@@ -72,7 +72,7 @@ def test_config_and_history(run):
     assert config['parameters']['steps'] == 6
     assert config['environment']['packages']['torch'] and config['data_fingerprint']
     history = pd.read_csv(run / 'history.csv')
-    assert history.groupby('stage').size().to_dict() == dict(pretrain=2, finetune=2, supervised=2, refine=1)
+    assert history.groupby('stage').size().to_dict() == dict(pretrain=2, finetune=2, baseline=2, refine=1)
     assert sum(' epoch ' in line for line in (run / 'run.log').read_text().splitlines()) == 7
 
 
@@ -138,17 +138,17 @@ def test_goes_on_after_sigkill(tmp_path):
 def test_full_disk_at_the_end_of_training(tmp_path, monkeypatch):
     "The weights cannot be written: one clear error, nothing lost, and the next call does not train again"
     cfg = RunConfig(out_dir=str(tmp_path / 'r'), **SMALL, **PHANTOM)
-    real = sabr.nets.model.save
+    real = sabr.nets.weights.save
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
-    monkeypatch.setattr(sabr.nets.model, 'save', full)
+    monkeypatch.setattr(sabr.nets.weights, 'save', full)
     with pytest.raises(SabrError, match='pretrain.safetensors.*Free some space'):
         stages.pretrain(cfg, bar=False)
     history = (tmp_path / 'r' / 'history.csv').read_text()
     assert (tmp_path / 'r' / 'pretrain.ckpt').exists()
-    monkeypatch.setattr(sabr.nets.model, 'save', real)
+    monkeypatch.setattr(sabr.nets.weights, 'save', real)
     stages.pretrain(cfg, bar=False)
     assert (tmp_path / 'r' / 'history.csv').read_text() == history
     assert (tmp_path / 'r' / 'pretrain.safetensors').exists()

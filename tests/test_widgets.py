@@ -23,12 +23,14 @@ from sabr.data.decode import read_image, read_mask
 from sabr.data.readers import read_cases
 from sabr.judge.scores import score_cases
 from sabr.use.predict import Predictor
-from sabr.nets.model import SABRNet, preset, save_weights
+from sabr.nets.presets import preset
+from sabr.nets.sabr import SABRNet
+from sabr.nets.weights import save_weights
 from sabr.data.phantom import make_phantom
 from sabr.shadow.geometry import geometries
 from sabr.data.split import draw_labelled, save_splits, split_cases
 
-STAGES = ('supervised', 'pretrain', 'finetune', 'refine', 'refine_best')
+STAGES = ('baseline', 'pretrain', 'finetune', 'refine', 'refine_best')
 
 
 @pytest.fixture(scope='module')
@@ -247,9 +249,9 @@ def test_browser(run, calls):
     old = page.picture.value
     case.value = worst.case[1]
     assert page.picture.value != old and calls[-1][2]['case'] == worst.case[1]
-    stage.value = 'supervised'  # sorted anew, the case stays chosen
-    assert [v for _, v in case.options] == list(widgets.browse_table(run, 'supervised').case)
-    assert calls[-1][2] == dict(stage='supervised', case=worst.case[1]) and picture(page).std() > 20
+    stage.value = 'baseline'  # sorted anew, the case stays chosen
+    assert [v for _, v in case.options] == list(widgets.browse_table(run, 'baseline').case)
+    assert calls[-1][2] == dict(stage='baseline', case=worst.case[1]) and picture(page).std() > 20
 
 
 def test_browser_reads_weights_once(run, monkeypatch):

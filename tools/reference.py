@@ -60,10 +60,7 @@ class Case:
 
 
 LABELLED = ('labelled', 'labelled')
-EVERY_TERM = dict(
-    announced_share=0.5,
-    loss_weights=dict(hole=0.3, consistency=1.0, cross_entropy=1.0, dice=1.0),
-)
+EVERY_TERM = dict(announced_share=0.5, loss_weights=dict(hole=0.3, consistency=1.0, cross_entropy=1.0, dice=1.0))
 CASES = [
     Case('default', 'pretrain'),
     Case('default', 'pretrain', LABELLED),

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ..core import ConfigError, DataError, SabrError, fingerprint, suggest
 from .decode import read_case
 
+
 # %% ../../nbs/18_data.cache.ipynb #c0a6fdee
 def resize_image(
     image: np.ndarray,  # (H,W) float image in [0,1]
@@ -26,6 +27,7 @@ def resize_image(
     resized = Image.fromarray(np.asarray(image, np.float32)).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(resized).clip(0, 1)
 
+
 # %% ../../nbs/18_data.cache.ipynb #76b3b001
 def resize_mask(
     mask: np.ndarray,  # (H,W) class indices
@@ -34,13 +36,16 @@ def resize_mask(
     "Stretch a mask to a square, nearest label."
     return np.asarray(Image.fromarray(np.asarray(mask, np.uint8)).resize((size, size), Image.Resampling.NEAREST))
 
+
 # %% ../../nbs/18_data.cache.ipynb #9da493c9
 NO_MASK = 255  # value of all mask pixels of an unlabelled case
+
 
 # %% ../../nbs/18_data.cache.ipynb #627472c0
 def _read_csv(path):
     text = dict.fromkeys(('case', 'hash', 'mask_hash', 'file', 'why'), str)
     return pd.read_csv(path, dtype=text, keep_default_na=False)
+
 
 # %% ../../nbs/18_data.cache.ipynb #6c271ad2
 class CaseCache:
@@ -84,6 +89,7 @@ class CaseCache:
         rows = np.atleast_1d(np.asarray(rows))
         return torch.from_numpy(self.images[rows])[:, None], torch.from_numpy(self.masks[rows])
 
+
 # %% ../../nbs/18_data.cache.ipynb #51cf1bdd
 def _stamps(path):  # size and modification time of a file, and of the pixels of an `.mhd` file
     path = Path(path)
@@ -92,6 +98,7 @@ def _stamps(path):  # size and modification time of a file, and of the pixels of
         files += [path.with_suffix(suffix) for suffix in ('.raw', '.zraw')]
     stats = [file.stat() for file in files if file.exists()]
     return os.path.abspath(path), [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
 
 # %% ../../nbs/18_data.cache.ipynb #095587e8
 def cache_name(
@@ -105,6 +112,7 @@ def cache_name(
     ]
     key = fingerprint('sabr cache 1', files, cases.attrs.get('classes'), cases.attrs.get('labels'), int(size))
     return f"{cases.attrs.get('dataset') or 'cases'}-{size}-{key}"
+
 
 # %% ../../nbs/18_data.cache.ipynb #00000013
 def _decode(row, attrs, size):  # (image, mask, row of the index), or the error
@@ -122,6 +130,7 @@ def _decode(row, attrs, size):  # (image, mask, row of the index), or the error
     small_mask = np.full((size, size), NO_MASK, np.uint8) if mask is None else resize_mask(mask, size)
     return np.round(resize_image(image, size) * 255).astype(np.uint8), small_mask, entry
 
+
 # %% ../../nbs/18_data.cache.ipynb #976a3b0a
 def _decode_all(cases, size, progress):  # pairs of a case and what `_decode` returns for it, in order
     rows = (row for _, row in cases.iterrows())
@@ -133,15 +142,18 @@ def _decode_all(cases, size, progress):  # pairs of a case and what `_decode` re
         finally:
             pool.shutdown(cancel_futures=True)
 
+
 # %% ../../nbs/18_data.cache.ipynb #00000016
 def _write_header(file, n, size):  # of an .npy file of (n,size,size) bytes; its length is the same for any n
     file.seek(0)
     np.lib.format.write_array_header_1_0(file, dict(descr='|u1', fortran_order=False, shape=(n, size, size)))
 
+
 # %% ../../nbs/18_data.cache.ipynb #00000017
 def _refuse(why):  # raise an error about a bad file; `why` is a message or an exception
     cause = why if isinstance(why, Exception) else None
     raise DataError(f"{why} (on_bad='warn' leaves such files out and lists them.)") from cause
+
 
 # %% ../../nbs/18_data.cache.ipynb #00000018
 def _write_arrays(images, masks, cases, size, on_bad, progress):  # rows of index.csv and of bad.csv
@@ -163,6 +175,7 @@ def _write_arrays(images, masks, cases, size, on_bad, progress):  # rows of inde
         _write_header(file, len(index), size)
     return index, bad
 
+
 # %% ../../nbs/18_data.cache.ipynb #00000019
 def _write(folder, cases, size, on_bad, progress):  # the four files of a cache
     with open(folder / 'images.npy', 'wb') as images, open(folder / 'masks.npy', 'wb') as masks:
@@ -172,6 +185,7 @@ def _write(folder, cases, size, on_bad, progress):  # the four files of a cache
         raise DataError(f"{where}: none of {len(cases)} cases could be read. The first: {bad[0]['why']}")
     pd.DataFrame(index).to_csv(folder / 'index.csv', index=False)
     pd.DataFrame(bad, columns=['case', 'file', 'why']).to_csv(folder / 'bad.csv', index=False)
+
 
 # %% ../../nbs/18_data.cache.ipynb #0000001b
 @contextlib.contextmanager
@@ -195,6 +209,7 @@ def _atomic_folder(folder):  # a temporary folder, renamed to `folder` at the en
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
+
 # %% ../../nbs/18_data.cache.ipynb #0000001c
 def _clean_up(folder):  # remove a broken cache at this place, and what builders left behind more than a day ago
     if folder.exists():
@@ -202,6 +217,7 @@ def _clean_up(folder):  # remove a broken cache at this place, and what builders
     for file in folder.parent.glob('.*.tmp/images.npy'):
         if time.time() - file.stat().st_mtime > 86400:
             shutil.rmtree(file.parent, ignore_errors=True)
+
 
 # %% ../../nbs/18_data.cache.ipynb #c3c17422
 def _report_bad(cache, n_cases, on_bad):  # raise an error or warn about the files that were left out
@@ -215,6 +231,7 @@ def _report_bad(cache, n_cases, on_bad):  # raise an error or warn about the fil
         f"The first: {first}",
         stacklevel=3,
     )
+
 
 # %% ../../nbs/18_data.cache.ipynb #0000001e
 def build_cache(

@@ -19,6 +19,7 @@ from .scanner import beamform, log_compress, scan_convert, signed_distance
 from .table import case_table
 from .thyroid import draw_thyroid, thyroid_scene
 
+
 # %% ../../nbs/16_data.phantom.ipynb #00000063
 @dataclass
 class Phantom:
@@ -33,6 +34,7 @@ class Phantom:
     phase: str
     params: dict = field(repr=False)  # the numbers it was made from
 
+
 # %% ../../nbs/16_data.phantom.ipynb #00000065
 @dataclass(frozen=True)
 class Family:
@@ -46,6 +48,7 @@ class Family:
     n_looks: int  # images with independent speckle that are averaged
     classes: list  # background first
     order: dict  # outline: class index, in the order of drawing
+
 
 # %% ../../nbs/16_data.phantom.ipynb #675a69f1
 FAMILIES = dict(
@@ -71,6 +74,7 @@ FAMILIES = dict(
     ),
 )
 
+
 # %% ../../nbs/16_data.phantom.ipynb #8e751db8
 def _scan(anatomy, scene, family):  # the compounded image, [0, 1]
     depth = scene.r / anatomy.depth
@@ -80,6 +84,7 @@ def _scan(anatomy, scene, family):  # the compounded image, [0, 1]
     looks = [beamform(scene, psf, noise, tgc, anatomy.clutter) for _ in range(family.n_looks)]
     envelope = np.sqrt(np.mean([np.abs(look) ** 2 for look in looks], 0))
     return scan_convert(log_compress(envelope, anatomy.gain, anatomy.dynamic_range), scene)
+
 
 # %% ../../nbs/16_data.phantom.ipynb #aab8fb96
 def _draw_mask(anatomy, family, size):  # (size, size) uint8 class indices
@@ -91,6 +96,7 @@ def _draw_mask(anatomy, family, size):  # (size, size) uint8 class indices
         mask[(signed_distance(anatomy.outlines[name], x, y) < 0) & inside_fan] = index
     return mask
 
+
 # %% ../../nbs/16_data.phantom.ipynb #5753f4b4
 def _choice(name, value, known):  # the value, or an error where it is not known
     if value not in known:
@@ -100,6 +106,7 @@ def _choice(name, value, known):  # the value, or an error where it is not known
 
 def _to_bytes(values):  # [0, 1] to uint8
     return (values * 255).round().astype(np.uint8)
+
 
 # %% ../../nbs/16_data.phantom.ipynb #00000067
 def make_phantom(
@@ -127,6 +134,7 @@ def make_phantom(
         params={name: value for name, value in vars(anatomy).items() if isinstance(value, (float, str))},
     )
 
+
 # %% ../../nbs/16_data.phantom.ipynb #00000081
 VERSION = 1  # raise it whenever an image changes, so that old sets are not mistaken for new ones
 
@@ -134,6 +142,7 @@ VERSION = 1  # raise it whenever an image changes, so that old sets are not mist
 def _save_png(pixels, path):
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, 'png')
+
 
 # %% ../../nbs/16_data.phantom.ipynb #05c50ec1
 def _save_frame(phantom, folder):  # three files; the frame's row of the table
@@ -144,6 +153,7 @@ def _save_frame(phantom, folder):  # three files; the frame's row of the table
     _save_png(phantom.shadow, folder / f'{case}_shadow.png')
     row_mm, col_mm = phantom.spacing
     return dict(case=case, patient=patient, view=phantom.view, phase=phantom.phase, row_mm=row_mm, col_mm=col_mm)
+
 
 # %% ../../nbs/16_data.phantom.ipynb #3764c50d
 def write_phantom(
@@ -164,11 +174,13 @@ def write_phantom(
         pd.DataFrame(rows).to_csv(temporary, index=False)
     return path
 
+
 # %% ../../nbs/16_data.phantom.ipynb #00000083
 def _data_home() -> Path:  # data/phantom of the checkout around the working folder, or of the working folder
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / 'settings.ini').exists()), here)
     return root / 'data' / 'phantom'
+
 
 # %% ../../nbs/16_data.phantom.ipynb #e648b265
 def _read_table(path):
@@ -190,6 +202,7 @@ def _case(row, folder):  # a row of the table on disk as a row of the case table
         spacing=(float(row.row_mm), float(row.col_mm)),
         shadow=str(folder / f'{row.case}_shadow.png'),
     )
+
 
 # %% ../../nbs/16_data.phantom.ipynb #00000085
 def read_phantom(

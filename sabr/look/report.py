@@ -19,6 +19,7 @@ from ..methods.table import FIRST
 from ..run.command import execute_notebook
 from ..run.parameters import find_notebook
 
+
 # %% ../../nbs/95_look.report.ipynb #71fc9292
 def _add_panels(
     table: pd.DataFrame,  # of `varied_columns`
@@ -36,16 +37,19 @@ def _add_panels(
         warnings.warn(f'{n} combinations of {others}: the first {n_max} are drawn; all of them are in the table.')
     return table[table.panel.isin(table.panel.unique()[:n_max])]
 
+
 # %% ../../nbs/95_look.report.ipynb #79d556f2
 def _compared_column(table: pd.DataFrame, wanted: str) -> str:
     "The parameter to compare: the wanted one, or the first that varies."
     return wanted if wanted in table else (group_columns(table) or ['stage'])[0]
+
 
 # %% ../../nbs/95_look.report.ipynb #c7d79721
 def _empty_figure() -> Figure:
     figure = Figure(figsize=(4, 1))
     figure.text(0.5, 0.5, 'no finished run', ha='center')
     return figure
+
 
 # %% ../../nbs/95_look.report.ipynb #98fc3335
 def dice_figure(
@@ -70,12 +74,14 @@ def dice_figure(
     plt.close(grid.figure)
     return grid.figure
 
+
 # %% ../../nbs/95_look.report.ipynb #ab1cb5a2
 def _learning_curve(folder) -> pd.DataFrame:  # step, valid_dice
     history = pd.read_csv(training_folder(folder) / 'history.csv')
     n_steps = history.groupby('stage', sort=False).step.max()
     first_step = n_steps.cumsum() - n_steps
     return pd.DataFrame(dict(step=history.step + history.stage.map(first_step), valid_dice=history.valid_dice))
+
 
 # %% ../../nbs/95_look.report.ipynb #b130ebc0
 def learning_curves(
@@ -99,6 +105,7 @@ def learning_curves(
         curves.append(curve.assign(**{compared: str(run[compared]), 'panel': run.panel}))
     return _draw_curves(pd.concat(curves, ignore_index=True), compared) if curves else _empty_figure()
 
+
 # %% ../../nbs/95_look.report.ipynb #ca530c04
 def _draw_curves(table: pd.DataFrame, compared: str) -> Figure:
     table = table.rename(columns=dict(valid_dice='validation Dice'))
@@ -109,6 +116,7 @@ def _draw_curves(table: pd.DataFrame, compared: str) -> Figure:
     grid.set_titles('{col_name}')
     plt.close(grid.figure)
     return grid.figure
+
 
 # %% ../../nbs/95_look.report.ipynb #70e92b04
 def cost_figure(
@@ -128,6 +136,7 @@ def cost_figure(
     ax.set(xlabel='minutes a run', ylabel='Dice')
     return figure
 
+
 # %% ../../nbs/95_look.report.ipynb #f8d8ea5b
 def write_report(
     root,  # folder of a study
@@ -145,6 +154,7 @@ def write_report(
     with atomic_path(root / 'report.html') as temporary:
         temporary.write_text(html)
     return root / 'report.html'
+
 
 # %% ../../nbs/95_look.report.ipynb #ec970660
 def main(argv=None) -> int:  # 0, or 1 after an error

@@ -15,6 +15,7 @@ from .study import FIELDS, case_scores
 from ..methods.table import FIRST
 from ..run.study import NOT_HASHED, table_value
 
+
 # %% ../../nbs/94_look.tables.ipynb #d4c0bf02
 def varied_columns(
     index: pd.DataFrame,  # of `read_index`
@@ -29,12 +30,14 @@ def varied_columns(
     new_names = {column: f'{column}_parameter' for column in varied if column in index}
     return index.join(table[varied].rename(columns=new_names))
 
+
 # %% ../../nbs/94_look.tables.ipynb #5cd00509
 def group_columns(
     table: pd.DataFrame,  # of `varied_columns`
 ) -> list[str]:
     "The names of the parameters that vary, without the seed."
     return [column for column in table if column not in FIELDS and column not in ('seed', 'seed_parameter')]
+
 
 # %% ../../nbs/94_look.tables.ipynb #8ab489af
 def study_scores(
@@ -57,6 +60,7 @@ def study_scores(
     ascending = [True] * len(order) + [False]
     return scores.reset_index().sort_values([*order, 'dice'], ascending=ascending, key=sort_key, ignore_index=True)
 
+
 # %% ../../nbs/94_look.tables.ipynb #1ff7e9e0
 def _runs_by_seed(
     group: pd.DataFrame,  # runs that differ in the parameter and the seed only
@@ -70,6 +74,7 @@ def _runs_by_seed(
         if (stage, run) in scored:
             runs[value][seed] = stage, run
     return runs
+
 
 # %% ../../nbs/94_look.tables.ipynb #bafa4766
 def _difference(
@@ -87,6 +92,7 @@ def _difference(
 
     return paired_difference(rows(reference_runs), rows(rival_runs), score) | dict(n_seeds=len(seeds))
 
+
 # %% ../../nbs/94_look.tables.ipynb #24b066b7
 def _group_differences(patients, rows_of, group, parameter, reference, score) -> pd.DataFrame:
     "The reference against every other value of the parameter, with p-values corrected over these."
@@ -102,6 +108,7 @@ def _group_differences(patients, rows_of, group, parameter, reference, score) ->
             warnings.warn(f'{reference} and {rival} are not compared: {e}')
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table.p)) if rows else table
+
 
 # %% ../../nbs/94_look.tables.ipynb #c2b03f5b
 def study_differences(

@@ -25,6 +25,7 @@ from ..run.config import make_config
 from ..shadow.imitate import MODES, imitate_shadow
 from ..use.predict import Predictor
 
+
 # %% ../../nbs/96_look.widgets.ipynb #19d9c5aa
 def png(fig: Figure, dpi: int = 100) -> bytes:
     "The figure as PNG; the figure is closed."
@@ -32,6 +33,7 @@ def png(fig: Figure, dpi: int = 100) -> bytes:
     fig.savefig(file, format='png', dpi=dpi, facecolor='w', bbox_inches='tight', pad_inches=0.05)
     plt.close(fig)
     return file.getvalue()
+
 
 # %% ../../nbs/96_look.widgets.ipynb #13a61495
 def explorer(
@@ -57,6 +59,7 @@ def explorer(
     page = widgets.VBox([*controls.values(), message, picture])
     page.controls, page.picture, page.message = controls, picture, message
     return page
+
 
 # %% ../../nbs/96_look.widgets.ipynb #6e075823
 def shadow_view(
@@ -85,11 +88,13 @@ def shadow_view(
     show(axs[0, 2], seen(shadowed, valid), 1 / geom[3], f'what is seen, {1 - valid.mean():.0%} hidden')
     return fig
 
+
 # %% ../../nbs/96_look.widgets.ipynb #f8d7e0bf
 def _slider(kind, description, value, low, high, step=1):
     "A slider that draws when it is released."
     look = dict(style=dict(description_width='9em'), layout=widgets.Layout(width='30em'))
     return kind(value=value, min=low, max=high, step=step, description=description, continuous_update=False, **look)
+
 
 # %% ../../nbs/96_look.widgets.ipynb #95fe6dc6
 def shadow_explorer(
@@ -110,6 +115,7 @@ def shadow_explorer(
         seed=_slider(widgets.IntSlider, 'seed', 0, 0, 99),
     )
 
+
 # %% ../../nbs/96_look.widgets.ipynb #5986557f
 def load_run(
     folder,  # run folder
@@ -128,10 +134,12 @@ def load_run(
     per_case = pd.read_csv(folder / 'per_case.csv', dtype={'case': str, 'patient': str}, keep_default_na=False)
     return SimpleNamespace(folder=folder, cfg=cfg, cases=cases, per_case=per_case, predictors={})
 
+
 # %% ../../nbs/96_look.widgets.ipynb #5d99413f
 def _opened(run):
     "The run itself, or the run in that folder."
     return run if isinstance(run, SimpleNamespace) else load_run(run)
+
 
 # %% ../../nbs/96_look.widgets.ipynb #5ab895af
 def browse_table(
@@ -145,6 +153,7 @@ def browse_table(
     table.insert(1, 'patient', table['case'].map(run.cases.set_index('case')['patient']))
     return table
 
+
 # %% ../../nbs/96_look.widgets.ipynb #205dc770
 def _segment(run, image, stage):
     "Segment an image; the weights of a stage are read once."
@@ -153,11 +162,13 @@ def _segment(run, image, stage):
         run.predictors[stage] = Predictor(weights, device=run.cfg.device, precision=run.cfg.precision)
     return run.predictors[stage](image)
 
+
 # %% ../../nbs/96_look.widgets.ipynb #e0876caa
 def _caption(run, case, stage):
     "The case with its scores, if it was scored."
     rows = run.per_case[(run.per_case.case == case) & (run.per_case.stage == stage)]
     return case + ''.join(f'   {name} {dice:.3f}' for name, dice in zip(rows['class'], rows.dice)) + f'   ({stage})'
+
 
 # %% ../../nbs/96_look.widgets.ipynb #99e01fd0
 def case_view(
@@ -187,6 +198,7 @@ def case_view(
     fig.suptitle(_caption(run, case, stage), fontsize=9)
     class_legend(fig, run.cases.attrs['classes'], [] if truth is None else [TRUTH])
     return fig
+
 
 # %% ../../nbs/96_look.widgets.ipynb #1655e8ef
 def case_browser(

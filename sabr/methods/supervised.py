@@ -8,6 +8,7 @@ __all__ = ['Supervised']
 # %% ../../nbs/55_methods.supervised.ipynb #f27462e9
 from .rival import Rival
 
+
 # %% ../../nbs/55_methods.supervised.ipynb #bb70a3fa
 class Supervised(Rival):
     "Learns from labelled images only; every batch is full of them."

@@ -25,6 +25,7 @@ CLASSES = (Default, Published, Supervised, MeanTeacher, UAMT, ICT, CPS, URPC, SC
 METHODS = {cls.name: cls for cls in CLASSES}
 FIRST = CLASSES[0].name
 
+
 # %% ../../nbs/64_methods.table.ipynb #6eb3c32b
 def find_method(name: str) -> type[Method]:
     "The class of that name; raises `ConfigError` for an unknown one."

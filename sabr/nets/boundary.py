@@ -25,6 +25,7 @@ def boundary_width(size: int) -> int:
     "The published 5 px at 256, scaled; at least 2."
     return max(2, math.ceil(5 * size / 256))
 
+
 # %% ../../nbs/36_nets.boundary.ipynb #7a9b6198
 def boundary_targets(
     label: Tensor,  # (B,H,W) class indices
@@ -46,6 +47,7 @@ def boundary_targets(
     near, direction = (torch.from_numpy(np.stack(maps)).to(label.device) for maps in (near, direction))
     return near, direction
 
+
 # %% ../../nbs/36_nets.boundary.ipynb #a0e2863c
 def offsets(
     boundary: Tensor,  # (B,1,H,W) logits
@@ -60,6 +62,7 @@ def offsets(
         return v[direction.argmax(1)] * (boundary[:, 0] > 0)[..., None] * round(reach)
     return torch.einsum('bkhw,kc->bhwc', direction.softmax(1), v) * boundary[:, 0].sigmoid()[..., None] * reach
 
+
 # %% ../../nbs/36_nets.boundary.ipynb #a431bdc1
 def move_logits(
     logits: Tensor,  # (B,C,H,W)
@@ -72,6 +75,7 @@ def move_logits(
     y, x = torch.meshgrid(torch.arange(H, device=logits.device), torch.arange(W, device=logits.device), indexing='ij')
     grid = torch.stack([(x + offset[..., 0] + 0.5) / W, (y + offset[..., 1] + 0.5) / H], -1) * 2 - 1
     return F.grid_sample(logits, grid, 'nearest' if hard else 'bilinear', 'border', align_corners=False)
+
 
 # %% ../../nbs/36_nets.boundary.ipynb #00000014
 class RefineNet(nn.Module):
@@ -105,6 +109,7 @@ class RefineNet(nn.Module):
         super().train(mode)
         self.base.eval()
         return self
+
 
 # %% ../../nbs/36_nets.boundary.ipynb #099f3f5e
 @patch

@@ -48,6 +48,7 @@ PRESETS = dict(
     ),
 )
 
+
 # %% ../../nbs/35_nets.presets.ipynb #7333cfae
 def preset(
     name: str,  # a name of `PRESETS`
@@ -57,6 +58,7 @@ def preset(
     if name not in PRESETS:
         raise ConfigError(f"preset='{name}' is not known." + suggest(name, PRESETS))
     return NetworkConfig(**{**PRESETS[name], **changes})
+
 
 # %% ../../nbs/35_nets.presets.ipynb #4b695c57
 def make_network(cfg: NetworkConfig) -> Network:

@@ -12,10 +12,12 @@ from .base import Network, NetworkConfig, double
 from .attention import ShadowStage
 from .layers import Mapping, ModulatedConv2d, PartialConv2d, UpConv2d
 
+
 # %% ../../nbs/33_nets.sabr.ipynb #0657f43a
 def transformer_stage(cfg: NetworkConfig, index: int, dim: int) -> ShadowStage:
     "One of the five transformer stages, counted from the encoder's first to the decoder's last."
     return ShadowStage(dim, cfg.depths[index], cfg.heads, cfg.windows[index], cfg.mlp_ratio, cfg.residual)
+
 
 # %% ../../nbs/33_nets.sabr.ipynb #7ad38004
 class MaskTrail:
@@ -27,6 +29,7 @@ class MaskTrail:
     def __call__(self, name: str, mask: Tensor | None):  # (B,1,H,W); None: all valid
         if self.masks is not None and mask is not None:
             self.masks.append((name, mask[:, 0]))
+
 
 # %% ../../nbs/33_nets.sabr.ipynb #824b3232
 class Encoder(nn.Module):
@@ -67,6 +70,7 @@ class Encoder(nn.Module):
             features.append(x)
         return features
 
+
 # %% ../../nbs/33_nets.sabr.ipynb #762dc68a
 class DecoderLevel(nn.Module):
     "Up, add the encoder's skip, convolve; two heads."
@@ -88,6 +92,7 @@ class DecoderLevel(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor, style: Tensor) -> Tensor:
         return self.conv(self.up(x, style) + skip, style)
+
 
 # %% ../../nbs/33_nets.sabr.ipynb #e3b4e2d1
 class SABRNet(Network):

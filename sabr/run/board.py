@@ -11,6 +11,7 @@ import pandas as pd
 from fastcore.basics import patch
 from .study import Run
 
+
 # %% ../../nbs/77_run.board.ipynb #4b8c5680
 class StatusBoard:
     "The records of all runs of a sweep. The status of a run is 'queued', 'running', 'done' or 'failed'."
@@ -27,17 +28,20 @@ class StatusBoard:
         for record in self.records.values():
             record['status'] = 'done' if record['status'] == 'done' else 'queued'
 
+
 # %% ../../nbs/77_run.board.ipynb #b69da307
 @patch
 def update(self: StatusBoard, folder, **news):
     "Add news to the record of the run in this folder."
     self.records[str(folder)] |= news
 
+
 # %% ../../nbs/77_run.board.ipynb #77f0fd9c
 @patch
 def with_status(self: StatusBoard, status: str) -> list[tuple]:  # (run, record)
     "The runs with this status."
     return [(self.runs[folder], record) for folder, record in self.records.items() if record['status'] == status]
+
 
 # %% ../../nbs/77_run.board.ipynb #6dc80151
 @patch
@@ -51,6 +55,7 @@ def summary(self: StatusBoard) -> str:
     "How many runs have which status, in words."
     return ', '.join(f'{self.count(status)} {status}' for status in ('queued', 'running', 'done', 'failed'))
 
+
 # %% ../../nbs/77_run.board.ipynb #2aa92deb
 @patch
 def best(self: StatusBoard) -> tuple | None:  # (run, record), or None where no run has a score
@@ -59,6 +64,7 @@ def best(self: StatusBoard) -> tuple | None:  # (run, record), or None where no 
         (run, record) for run, record in self.with_status('done') if record.get('result', {}).get('dice') is not None
     ]
     return max(scored, key=lambda pair: pair[1]['result']['dice'], default=None)
+
 
 # %% ../../nbs/77_run.board.ipynb #016816f9
 @patch
@@ -75,6 +81,7 @@ def time_left(self: StatusBoard) -> str:  # such as '0:01:30', or '?'
     if pd.isna(seconds):
         return '?'
     return str(pd.Timedelta(seconds=round(seconds))).replace('0 days ', '')
+
 
 # %% ../../nbs/77_run.board.ipynb #53a7783e
 @patch
@@ -101,6 +108,7 @@ def table(self: StatusBoard):  # a `rich.table.Table`
         add('failed', run, record.get('seconds', 0), record['error'])
     return table
 
+
 # %% ../../nbs/77_run.board.ipynb #04b373f9
 def can_redraw() -> bool:
     "Whether a table can be redrawn in place here."
@@ -109,6 +117,7 @@ def can_redraw() -> bool:
     console = Console()
     return console.is_jupyter or console.file.isatty()  # not is_terminal: kernels set FORCE_COLOR, which it believes
 
+
 # %% ../../nbs/77_run.board.ipynb #39dfb637
 def board_on_screen(board: StatusBoard):  # a context
     "Redraws the table twice a second while the block runs."
@@ -116,6 +125,7 @@ def board_on_screen(board: StatusBoard):  # a context
     from rich.live import Live
 
     return Live(get_renderable=board.table, console=Console(), refresh_per_second=2)
+
 
 # %% ../../nbs/77_run.board.ipynb #4e3db4ae
 def result_line(run: Run, record: dict, board: StatusBoard) -> str:

@@ -12,6 +12,7 @@ import sabr
 from ..core import ConfigError
 from .parameters import error_line
 
+
 # %% ../../nbs/76_run.cluster.ipynb #bad4f4e8
 def worker_environments(
     n: int = 0,  # number of workers; 0: one for each GPU, or for each core
@@ -28,6 +29,7 @@ def worker_environments(
         return [dict(threads) for _ in range(n)]
     return [threads | dict(CUDA_VISIBLE_DEVICES=gpus[i % n_gpus]) for i in range(n)]
 
+
 # %% ../../nbs/76_run.cluster.ipynb #05c533c9
 def _worker_spec(environment: dict) -> dict:
     from distributed import Nanny
@@ -43,6 +45,7 @@ def _worker_spec(environment: dict) -> dict:
     )
     return dict(cls=Nanny, options=options)
 
+
 # %% ../../nbs/76_run.cluster.ipynb #07c0a4e4
 def _local_cluster(workers: int):
     from distributed import Scheduler, SpecCluster
@@ -57,6 +60,7 @@ def _local_cluster(workers: int):
             'because every worker imports the script.'
         ) from e
 
+
 # %% ../../nbs/76_run.cluster.ipynb #ef74c95d
 def _connect(scheduler: str):
     from distributed import Client
@@ -68,6 +72,7 @@ def _connect(scheduler: str):
             f"scheduler='{scheduler}' cannot be reached ({error_line(e)}). Is it running, and can this machine reach "
             'its port? Without --scheduler the runs are done on this machine.'
         ) from e
+
 
 # %% ../../nbs/76_run.cluster.ipynb #806786f2
 @contextlib.contextmanager
@@ -87,6 +92,7 @@ def cluster_client(
     else:
         with _local_cluster(workers) as cluster, Client(cluster, set_as_default=False) as client:
             yield client
+
 
 # %% ../../nbs/76_run.cluster.ipynb #eb61891c
 def _worker_functions() -> tuple:
@@ -110,8 +116,10 @@ def _worker_functions() -> tuple:
 
     return worker_version, run_on_worker
 
+
 # %% ../../nbs/76_run.cluster.ipynb #721b0c7f
 worker_version, run_on_worker = _worker_functions()
+
 
 # %% ../../nbs/76_run.cluster.ipynb #81ad6773
 def good_workers(

@@ -16,6 +16,7 @@ from .config import stage_notes
 from .parameters import error_line, find_notebook, notebook_parameters
 from .study import Run
 
+
 # %% ../../nbs/75_run.job.ipynb #766c65b6
 @contextlib.contextmanager
 def run_lock(folder):  # yields True where this process got the lock, False where another one holds it
@@ -29,16 +30,19 @@ def run_lock(folder):  # yields True where this process got the lock, False wher
             return
         yield True
 
+
 # %% ../../nbs/75_run.job.ipynb #83d98a83
 def _pipeline_result(folder: Path) -> dict:
     test = load_json(folder / 'metrics.json')['test']
     seconds = sum(note['wall_s'] for note in stage_notes(folder).values())
     return dict(dice=test['mean']['dice'], hd95=test['mean']['hd95'], n_misses=test['n_misses'], wall_s=seconds)
 
+
 # %% ../../nbs/75_run.job.ipynb #c743cc5c
 def _method_result(folder: Path) -> dict:
     table = pd.read_csv(folder / 'compare.csv')
     return {column: float(table[column].mean()) for column in ('dice', 'hd95', 'n_misses', 'wall_s')}
+
 
 # %% ../../nbs/75_run.job.ipynb #cff5bcfb
 def run_result(
@@ -55,6 +59,7 @@ def run_result(
         pass  # the file is about something else
     return {}
 
+
 # %% ../../nbs/75_run.job.ipynb #a9da512d
 def run_spec(run: Run) -> dict:  # key, folder, notebooks, parameters, varied, cwd, version
     "A run as plain values. Paths of notebooks are made absolute; names of experiments stay."
@@ -69,6 +74,7 @@ def run_spec(run: Run) -> dict:  # key, folder, notebooks, parameters, varied, c
         version=sabr.__version__,
     )
 
+
 # %% ../../nbs/75_run.job.ipynb #1e9b6a81
 def _read_record(folder) -> dict:
     "The record of an earlier attempt, {} where there is none."
@@ -76,6 +82,7 @@ def _read_record(folder) -> dict:
         return load_json(folder / 'run.json')
     except DataError:
         return {}
+
 
 # %% ../../nbs/75_run.job.ipynb #c13f247b
 def _new_record(spec: dict, earlier: dict) -> dict:
@@ -91,6 +98,7 @@ def _new_record(spec: dict, earlier: dict) -> dict:
         finished=earlier.get('finished', []) if same_version else [],
     )
 
+
 # %% ../../nbs/75_run.job.ipynb #e81b78c6
 def _execute_notebook(name, folder, spec):
     "Raises `SabrError` with the first line of the error."
@@ -100,6 +108,7 @@ def _execute_notebook(name, folder, spec):
     if 'out_dir' in known:
         parameters['out_dir'] = str(folder)
     execute_notebook(path, folder / f'{path.stem}.ipynb', parameters, spec['cwd'])
+
 
 # %% ../../nbs/75_run.job.ipynb #33636409
 def _execute_notebooks(spec: dict, folder: Path) -> dict:  # the record
@@ -127,6 +136,7 @@ def _execute_notebooks(spec: dict, folder: Path) -> dict:  # the record
         record |= dict(status='failed', error=error, seconds=seconds())
     save_json(record, folder / 'run.json')
     return record
+
 
 # %% ../../nbs/75_run.job.ipynb #6872c202
 def execute_run(

@@ -17,6 +17,7 @@ from .config import RunConfig, stage_notes
 from .stages import STAGES, load_data
 from ..train.callbacks import read_checkpoint
 
+
 # %% ../../nbs/79_run.parallel.ipynb #727ed49a
 def progress(out_dir) -> tuple:
     "Finished stages; epochs of the stages that were broken off."
@@ -29,6 +30,7 @@ def trainings(cfg: RunConfig) -> list[str]:
     stages = route(cfg.phases, find_method(cfg.method).final)
     return ['inception', *stages] if cfg.paints else stages
 
+
 # %% ../../nbs/79_run.parallel.ipynb #5773ea30
 def follow_first(cfg: RunConfig, own: RunConfig, rank: int):
     "The other processes take over a copy of the first one's folder."
@@ -37,6 +39,7 @@ def follow_first(cfg: RunConfig, own: RunConfig, rank: int):
     shutil.rmtree(own.out_dir, ignore_errors=True)
     if Path(cfg.out_dir).exists():
         shutil.copytree(cfg.out_dir, own.out_dir, ignore=shutil.ignore_patterns('.process*'))
+
 
 # %% ../../nbs/79_run.parallel.ipynb #e3744c6f
 def train_together(
@@ -62,6 +65,7 @@ def train_together(
         shutil.rmtree(own.out_dir)
         return {}
     return notes
+
 
 # %% ../../nbs/79_run.parallel.ipynb #5c59c424
 def main(argv=None) -> int:

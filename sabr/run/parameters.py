@@ -16,6 +16,7 @@ from ..methods.table import find_method
 from .command import experiments_dir
 from .config import RunConfig, make_config
 
+
 # %% ../../nbs/73_run.parameters.ipynb #094d7b59
 def find_notebook(
     name: str,  # name of an experiment ('01_pretrain') or path of a notebook
@@ -29,11 +30,13 @@ def find_notebook(
         return experiments[path.stem]
     raise ConfigError(f"there is no notebook '{name}'." + suggest(name, experiments))
 
+
 # %% ../../nbs/73_run.parameters.ipynb #7a5cf8e2
 def error_line(error: BaseException) -> str:
     "The first line of the message of an exception, or its type where it has no message."
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
 
 # %% ../../nbs/73_run.parameters.ipynb #0e630e02
 def _parameters_cell(path: Path) -> str:
@@ -46,6 +49,7 @@ def _parameters_cell(path: Path) -> str:
     if not tagged:
         raise ConfigError(f'{path}: has no cell with the tag `parameters`, so it takes no parameters.')
     return tagged[0].source
+
 
 # %% ../../nbs/73_run.parameters.ipynb #b3348d05
 def _read_assignment(
@@ -68,6 +72,7 @@ def _read_assignment(
         ) from e
     return target.id, value
 
+
 # %% ../../nbs/73_run.parameters.ipynb #ddf219a9
 @cache
 def notebook_parameters(path: Path) -> dict:  # name -> (type, default)
@@ -80,6 +85,7 @@ def notebook_parameters(path: Path) -> dict:  # name -> (type, default)
         raise ConfigError(f"{path}: parameters cell, line {getattr(e, 'lineno', 1)}: is not Python.") from e
     values = dict(_read_assignment(path, node) for node in statements)
     return {name: (type(value), value) for name, value in values.items()}
+
 
 # %% ../../nbs/73_run.parameters.ipynb #48e6d84a
 def _typed(where, name, value, kind):
@@ -99,6 +105,7 @@ def _typed(where, name, value, kind):
         )
     return value
 
+
 # %% ../../nbs/73_run.parameters.ipynb #2fe75e94
 def _check_method(parameters):
     "Raises `ConfigError` for values that the notebook of one method (10_method) would refuse."
@@ -107,6 +114,7 @@ def _check_method(parameters):
     given = {name: parameters[name] for name in ('dataset', 'data_path', 'out_dir', 'device') if name in parameters}
     plan = protocol(parameters['protocol_name'], **given | parameters['changes'])
     run_config(plan, parameters['method'], parameters['label_fraction'], parameters['seed'])
+
 
 # %% ../../nbs/73_run.parameters.ipynb #1d696c18
 def _flat_options(where, known, given) -> dict:  # name -> (type, default)
@@ -119,6 +127,7 @@ def _flat_options(where, known, given) -> dict:  # name -> (type, default)
     except ConfigError as e:
         raise ConfigError(f'{where}: {e}') from e
     return {name: (type(value), value) for name, value in options.items()}
+
 
 # %% ../../nbs/73_run.parameters.ipynb #b0cce1a6
 def check_parameters(

@@ -20,6 +20,7 @@ from .job import run_spec
 from .parameters import error_line
 from .study import Run, expand, read_study, study_table
 
+
 # %% ../../nbs/78_run.sweep.ipynb #349c5ac9
 def _outcome(future, run: Run) -> dict:  # a record, or only a status
     from distributed.client import FutureCancelledError
@@ -38,6 +39,7 @@ def _outcome(future, run: Run) -> dict:  # a record, or only a status
     except Exception as e:
         return dict(status='failed', error=f'{type(e).__name__}: {error_line(e)}')
 
+
 # %% ../../nbs/78_run.sweep.ipynb #c5a28ac3
 @dataclass
 class Dispatcher:
@@ -49,6 +51,7 @@ class Dispatcher:
     live: bool  # the table is redrawn in place, so there is no line for each run
     versions: dict = field(default_factory=dict)  # address of a worker -> its version of sabr
 
+
 # %% ../../nbs/78_run.sweep.ipynb #48366483
 @patch
 def check_connection(self: Dispatcher):
@@ -57,6 +60,7 @@ def check_connection(self: Dispatcher):
         time.sleep(0.1)
     if self.client.status != 'running':
         raise SabrError('the scheduler is gone. Start it again and repeat the command: the sweep will continue.')
+
 
 # %% ../../nbs/78_run.sweep.ipynb #3c5e56ef
 @patch
@@ -67,6 +71,7 @@ def wait_for_workers(self: Dispatcher):
             return self.client.wait_for_workers(1, timeout=60)
         except TimeoutError:
             self.say('no worker has joined yet; still waiting. Ctrl-C ends the sweep and loses nothing.')
+
 
 # %% ../../nbs/78_run.sweep.ipynb #8a305935
 @patch
@@ -81,6 +86,7 @@ def wait_for_good_worker(self: Dispatcher):
         waiting = True
         time.sleep(1)
         self.check_connection()
+
 
 # %% ../../nbs/78_run.sweep.ipynb #31b5c2e4
 @patch
@@ -103,6 +109,7 @@ def arriving(
             last_news = time.time()
             self.check_workers()
 
+
 # %% ../../nbs/78_run.sweep.ipynb #ebb62b0d
 @patch
 def check_workers(self: Dispatcher):
@@ -112,6 +119,7 @@ def check_workers(self: Dispatcher):
     for run, _ in self.board.with_status('running'):
         self.board.update(run.folder, status='queued')
     self.say('no worker is left; waiting for one. Ctrl-C ends the sweep and loses nothing.')
+
 
 # %% ../../nbs/78_run.sweep.ipynb #1f851dc6
 @patch
@@ -124,6 +132,7 @@ def submit(
 ):  # a future
     key = f'{run.stage}-{run.key}-{round_number}-{place}-{os.getpid()}'
     return self.client.submit(run_on_worker, run_spec(run), key=key, pure=False, priority=-place, **options)
+
 
 # %% ../../nbs/78_run.sweep.ipynb #0d2b918e
 @patch
@@ -155,6 +164,7 @@ def do_round(self: Dispatcher, runs: list[Run], round_number: int) -> list[Run]:
         arrived.add(again)
     return later
 
+
 # %% ../../nbs/78_run.sweep.ipynb #6c6fa7aa
 @patch
 def note_start(self: Dispatcher, event: tuple):  # (time, what `run_on_worker` logged)
@@ -163,6 +173,7 @@ def note_start(self: Dispatcher, event: tuple):  # (time, what `run_on_worker` l
     folder = message.get('folder') if isinstance(message, dict) else None
     if folder in self.board.records and self.board.records[folder]['status'] == 'queued':
         self.board.update(folder, status='running', since=time.time())
+
 
 # %% ../../nbs/78_run.sweep.ipynb #0e4db2a2
 @patch
@@ -181,6 +192,7 @@ def do_stages(self: Dispatcher):
             if left:
                 time.sleep(1)
 
+
 # %% ../../nbs/78_run.sweep.ipynb #f09dda80
 def _save_study(runs: list[Run]):
     for root in {str(run.root) for run in runs}:
@@ -189,6 +201,7 @@ def _save_study(runs: list[Run]):
             save_json(listed, Path(root) / 'study.json')
         except OSError as e:
             raise SabrError(f'{root}: cannot be written to ({e.strerror}). Choose another --out.') from e
+
 
 # %% ../../nbs/78_run.sweep.ipynb #4cf37f7f
 def _final_table(board: StatusBoard, say) -> pd.DataFrame:
@@ -200,6 +213,7 @@ def _final_table(board: StatusBoard, say) -> pd.DataFrame:
         status=[record['status'] for record in records],
         error=[record.get('error', '') if record['status'] == 'failed' else '' for record in records],
     )
+
 
 # %% ../../nbs/78_run.sweep.ipynb #dc8bfa39
 def sweep(
@@ -221,6 +235,7 @@ def sweep(
             _sweep_on(client, board, say, live)
     return _final_table(board, say)
 
+
 # %% ../../nbs/78_run.sweep.ipynb #fffa3e5c
 def _sweep_on(client, board: StatusBoard, say, live: bool):
     dispatcher = Dispatcher(client, board, say, live)
@@ -232,6 +247,7 @@ def _sweep_on(client, board: StatusBoard, say, live: bool):
     say(f'{board.summary()}, {board.n_at_once} at a time{dashboard}')
     with board_on_screen(board) if live else contextlib.nullcontext():
         dispatcher.do_stages()
+
 
 # %% ../../nbs/78_run.sweep.ipynb #d9cc1a4d
 def _parse_options(argv):
@@ -246,6 +262,7 @@ def _parse_options(argv):
     add('--dry-run', action='store_true', help='show the runs and stop')
     return parser.parse_args(argv)
 
+
 # %% ../../nbs/78_run.sweep.ipynb #53fc3223
 def _sweep_study(options) -> bool:  # whether all runs are done
     study = read_study(options.study)
@@ -257,6 +274,7 @@ def _sweep_study(options) -> bool:  # whether all runs are done
         print(table.to_string())
         return True
     return bool((sweep(runs, options.scheduler, options.workers).status == 'done').all())
+
 
 # %% ../../nbs/78_run.sweep.ipynb #d8d18f6a
 def main(argv=None) -> int:  # 0 when all runs are done, or after --dry-run; 1 after an error; 130 after Ctrl-C

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from ..core import ConfigError
 
+
 # %% ../../nbs/22_shadow.freeform.ipynb #7b03a9ab
 def _zigzag(size: int, rng: np.random.Generator) -> list:
     "The vertices of a stroke, inside the image."
@@ -27,6 +28,7 @@ def _zigzag(size: int, rng: np.random.Generator) -> list:
         vertices.append((vertices[-1] + step).clip(0, size))
     return vertices
 
+
 # %% ../../nbs/22_shadow.freeform.ipynb #cd9ee8a6
 def _brush(draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator):
     "Draw one stroke."
@@ -36,6 +38,7 @@ def _brush(draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator):
     for x, y in vertices:
         draw.ellipse((x - width // 2, y - width // 2, x + width // 2, y + width // 2), 1)
 
+
 # %% ../../nbs/22_shadow.freeform.ipynb #c371a49a
 def _boxes(draw: ImageDraw.ImageDraw, size: int, most: int, side: int, rng: np.random.Generator):
     "Draw fewer than `most` boxes with sides below `side`."
@@ -43,6 +46,7 @@ def _boxes(draw: ImageDraw.ImageDraw, size: int, most: int, side: int, rng: np.r
         box = rng.integers(1, side, 2)
         x, y = rng.integers(-(box // 2), size - box + box // 2 + 1)
         draw.rectangle((x, y, x + box[0] - 1, y + box[1] - 1), 1)
+
 
 # %% ../../nbs/22_shadow.freeform.ipynb #53c1e262
 def _freeform(size, ratio, rng, tries=1000):
@@ -61,6 +65,7 @@ def _freeform(size, ratio, rng, tries=1000):
     raise ConfigError(
         f"ratio={ratio}: no free-form hole of that share was found in {tries} draws. Give a wider range within (0, 1)."
     )
+
 
 # %% ../../nbs/22_shadow.freeform.ipynb #9f4303af
 def freeform_holes(

@@ -17,6 +17,7 @@ from .geometry import beam_grid
 # %% ../../nbs/23_shadow.imitate.ipynb #0000008c
 MODES = ('mixed', 'acoustic', 'freeform', 'none')
 
+
 # %% ../../nbs/23_shadow.imitate.ipynb #0000008d
 def imitate_shadow(
     image: Tensor,  # (B,1,S,S) in [0,1]
@@ -44,6 +45,7 @@ def imitate_shadow(
         valid[freeform] = 1 - hole.to(valid)
     return shadowed, valid
 
+
 # %% ../../nbs/23_shadow.imitate.ipynb #00000080
 def shadow_map(
     image: Tensor,  # in [0,1]
@@ -52,6 +54,7 @@ def shadow_map(
 ) -> Tensor:  # same shape, in [0,1]
     "The map of SCO-SSL, m = (cos(pi (clip(I, t0, t1) - t0)/(t1 - t0) + pi) + 1)/2."
     return (torch.cos(math.pi * (image.clamp(t0, t1) - t0) / (t1 - t0) + math.pi) + 1) / 2
+
 
 # %% ../../nbs/23_shadow.imitate.ipynb #00000081
 def shadow_aug(
@@ -64,6 +67,7 @@ def shadow_aug(
     shift = 1 + int(torch.randint(max(len(image) - 1, 1), (1,), generator=generator))
     shadows = shadow_map(image.roll(shift, 0), t0, t1)
     return image * shadows, shadows
+
 
 # %% ../../nbs/23_shadow.imitate.ipynb #00000085
 def gaussian_shadow(

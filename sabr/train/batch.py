@@ -17,6 +17,7 @@ from .losses import UNLABELLED
 from .phase import Batch, Phase
 from .views import random_affine, warp
 
+
 # %% ../../nbs/43_train.batch.ipynb #64cc8d02
 class CaseLoader(DataLoader):
     "Batches of cached cases. Raises `ConfigError` where a training has no labelled image."
@@ -58,6 +59,7 @@ class CaseLoader(DataLoader):
     def load_state_dict(self, state: dict):
         self.queues = state['queues']
 
+
 # %% ../../nbs/43_train.batch.ipynb #6f89f0ab
 @patch
 def draw(self: CaseLoader, pool: int, n: int) -> list:
@@ -66,6 +68,7 @@ def draw(self: CaseLoader, pool: int, n: int) -> list:
         self.queues[pool] += np.random.permutation(self.pools[pool]).tolist()
     drawn, self.queues[pool] = self.queues[pool][:n], self.queues[pool][n:]
     return drawn
+
 
 # %% ../../nbs/43_train.batch.ipynb #36fc1f09
 @patch
@@ -84,6 +87,7 @@ def get_idxs(self: CaseLoader) -> list:
             positions += self.draw(pool, n * world)[rank::world]
     return positions
 
+
 # %% ../../nbs/43_train.batch.ipynb #f963d80c
 @patch
 def create_batches(self: CaseLoader, samps):
@@ -96,6 +100,7 @@ def create_batches(self: CaseLoader, samps):
         if self.geometry is not None:
             geometry = torch.as_tensor(np.asarray(self.geometry)[positions])
         yield image, label, geometry, int(has_label.sum())
+
 
 # %% ../../nbs/43_train.batch.ipynb #a41489ed
 @patch
@@ -116,6 +121,7 @@ def after_batch(self: CaseLoader, samples) -> Batch:
     draw = torch.randn if self.training else torch.zeros
     noise = draw(len(image), self.z_dim).to(image.device)
     return Batch(image, label.long(), shadowed, valid, noise, n_labelled)
+
 
 # %% ../../nbs/43_train.batch.ipynb #5555c901
 def case_loaders(

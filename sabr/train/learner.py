@@ -30,6 +30,7 @@ from .losses import supervised_loss
 from .phase import Batch, Phase
 from .processes import average_gradients, average_tensors
 
+
 # %% ../../nbs/47_train.learner.ipynb #3032ca8b
 @dataclass
 class TrainSettings:
@@ -40,6 +41,7 @@ class TrainSettings:
     average_half_life: float = 10_000.0  # images after which the weight of the past in the averaged network is halved
     checkpoint: bool = True  # write one an epoch
     bar: bool = True  # progress bar and table of epochs
+
 
 # %% ../../nbs/47_train.learner.ipynb #878cb211
 class Trainer(Learner):
@@ -102,6 +104,7 @@ class Trainer(Learner):
         else:
             self.validation_step(self.batch)
 
+
 # %% ../../nbs/47_train.learner.ipynb #060b4333
 def rate_schedule(phase: Phase, lr: float) -> ParamScheduler:
     "Rise, stay, fall; shares of the steps as the phase says."
@@ -109,6 +112,7 @@ def rate_schedule(phase: Phase, lr: float) -> ParamScheduler:
     return ParamScheduler(
         dict(lr=combine_scheds(shares, [SchedLin(lr / 100, lr), SchedNo(lr, lr), SchedCos(lr, lr * phase.lr_end)]))
     )
+
 
 # %% ../../nbs/47_train.learner.ipynb #9a3b77d2
 @contextmanager
@@ -119,6 +123,7 @@ def quiet(learn: Learner, bar: bool):
         return
     with learn.no_bar(), learn.no_logging():
         yield
+
 
 # %% ../../nbs/47_train.learner.ipynb #cfdfd89b
 def fit(

@@ -9,6 +9,7 @@ __all__ = ['Phase', 'Batch']
 from dataclasses import dataclass
 from torch import Tensor
 
+
 # %% ../../nbs/41_train.phase.ipynb #ceffb936
 @dataclass(frozen=True)
 class Phase:
@@ -40,6 +41,7 @@ class Phase:
         if labelled_only or not self.unlabelled_share:
             return batch_size
         return max(1, round(batch_size * (1 - self.unlabelled_share)))
+
 
 # %% ../../nbs/41_train.phase.ipynb #c219aefa
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from ..core import process_share
 
+
 # %% ../../nbs/45_train.processes.ipynb #441ab9a8
 def average_tensors(tensors):
     "Replace each tensor by its mean over the processes, all in one message."
@@ -22,6 +23,7 @@ def average_tensors(tensors):
     for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors])):
         tensor.copy_(mean.view_as(tensor))
 
+
 # %% ../../nbs/45_train.processes.ipynb #74ac78de
 @torch.no_grad()
 def average_gradients(network: nn.Module):
@@ -32,6 +34,7 @@ def average_gradients(network: nn.Module):
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     average_tensors(p.grad for p in parameters)
+
 
 # %% ../../nbs/45_train.processes.ipynb #0aa2c8a9
 def moving_tensors(network: nn.Module) -> list:
