@@ -47,7 +47,7 @@ compare: env ## default recipe against all rivals on phantoms, an hour on two co
 readme: env ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/build_readme.py
 
-sync: env ## after editing notebooks: format and clean them, export them to sabr/, write what depends on them
+sync: env ## after editing notebooks: format, clean and export them, write parameters and README.md
 	@$(BIN)/ruff format -q nbs tests tools setup.py
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export

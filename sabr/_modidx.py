@@ -481,6 +481,8 @@ d = {
             'sabr.look.cases.case_panels': ('look.cases.html#case_panels', 'sabr/look/cases.py'),
             'sabr.look.cases.cases_figure': ('look.cases.html#cases_figure', 'sabr/look/cases.py'),
             'sabr.look.cases.data_figure': ('look.cases.html#data_figure', 'sabr/look/cases.py'),
+            'sabr.look.cases.final_stage': ('look.cases.html#final_stage', 'sabr/look/cases.py'),
+            'sabr.look.cases.first_phase': ('look.cases.html#first_phase', 'sabr/look/cases.py'),
             'sabr.look.cases.inpaint': ('look.cases.html#inpaint', 'sabr/look/cases.py'),
             'sabr.look.cases.pretrain_figure': ('look.cases.html#pretrain_figure', 'sabr/look/cases.py'),
             'sabr.look.cases.rank_cases': ('look.cases.html#rank_cases', 'sabr/look/cases.py'),

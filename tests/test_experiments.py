@@ -4,15 +4,17 @@ They run in order of name and share one run folder, so that a later stage finds 
 in that folder is tested without a change here.
 """
 
-import contextlib
+import contextlib, runpy
 from pathlib import Path
 import nbformat
 import papermill
 import pytest
 from in_process import notebooks_in_process
-from sabr.run.command import execute_notebook
+from sabr.run.command import NOTEBOOKS as STAGE_NOTEBOOKS, execute_notebook
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / 'nbs' / 'experiments').glob('[!_.]*.ipynb'))
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = ROOT / 'nbs' / 'experiments'
+NOTEBOOKS = sorted(EXPERIMENTS.glob('[!_.]*.ipynb'))
 IN_A_KERNEL = ('00_inception', '11_report', '12_overhead')  # the last two start sweeps, whose workers start kernels
 
 
@@ -26,6 +28,28 @@ def test_parameters(path):
     cells = [c for c in nbformat.read(path, 4).cells if 'parameters' in c.metadata.get('tags', [])]
     assert len(cells) == 1, f'{path.name}: exactly one cell carries the tag `parameters`'
     assert 'out_dir' in papermill.inspect_notebook(str(path)), f'{path.name} has no parameter out_dir'
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    "Copies of the notebooks that run stages, with parameters that tools/write_parameters.py wrote into an empty cell"
+    root = tmp_path_factory.mktemp('written')
+    folder = root / 'nbs' / 'experiments'
+    folder.mkdir(parents=True)
+    for name in STAGE_NOTEBOOKS:
+        notebook = nbformat.read(EXPERIMENTS / f'{name}.ipynb', 4)
+        for cell in notebook.cells:
+            if 'parameters' in cell.metadata.get('tags', []):
+                cell.source = ''
+        nbformat.write(notebook, folder / f'{name}.ipynb')
+    runpy.run_path(str(ROOT / 'tools' / 'write_parameters.py'))['main'](root)
+    return folder
+
+
+@pytest.mark.parametrize('name', STAGE_NOTEBOOKS)
+def test_parameters_of_a_run(name, written):
+    should_be = (written / f'{name}.ipynb').read_text()
+    assert (EXPERIMENTS / f'{name}.ipynb').read_text() == should_be, 'to write the parameters, run: make sync'
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)

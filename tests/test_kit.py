@@ -323,6 +323,7 @@ def in_step(tmp_path_factory):
     env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'PYTHONPATH')}
     nbdev = 'import nbdev.clean, nbdev.doclinks; nbdev.clean.nbdev_clean(); nbdev.doclinks.nbdev_export()'
     run(sys.executable, '-c', nbdev, cwd=root, env=env)
+    run(sys.executable, '-m', 'ruff', 'format', '-q', '--no-cache', 'sabr', cwd=root)
     run(sys.executable, ROOT / 'tools' / 'build_readme.py', root)
     return root
 
@@ -447,11 +448,21 @@ def test_long_function(tiny):
 
 def test_signature_counts_as_one_line(tiny):
     "However many parameters stand below each other"
-    parameters = [f'    p{i}: int,  # number {i}' for i in range(10)]
+    parameters = [f'    p{i}: int,  # number {i}' for i in range(8)]
     for n, faults in ((40, 0), (41, 2)):
         source = function(n).replace('def f():', '\n'.join(['def f(', *parameters, '):']))
         said = form_of(tiny, source, 'f = lambda: 1')
         assert len(said) == 2 + faults // 2, said
+
+
+def test_too_many_parameters(tiny):
+    "`self` is not counted"
+    names = [f'p{i}' for i in range(9)]
+    fine = f"#| export\ndef f(self, {', '.join(names[:8])}):\n    return 1"
+    said = form_of(tiny, fine, f"#| export\ndef f({', '.join(names)}):\n    return 1")
+    fault = 'f takes 9 parameters, the limit is 8: group some'
+    assert any(line == f'nbs/form.ipynb:cell 2: {fault}' for line in said)
+    assert not any(line.startswith('nbs/form.ipynb:cell 1:') and 'takes' in line for line in said)
 
 
 def test_large_notebook(tiny):

@@ -11,10 +11,10 @@ from in_process import notebooks_in_process
 from PIL import Image
 from processes import finish, start
 from safetensors.torch import load_file
-from sabr.run import stages
-from sabr.run.config import RunConfig, stage_notes
 from sabr.core import SabrError, find_data, load_json
+from sabr.run import stages
 from sabr.run.command import main
+from sabr.run.config import RunConfig, stage_notes
 
 SMALL = dict(image_size=32, steps=6, batch_size=2, epochs=2, device='cpu')
 PHANTOM = dict(data_options=dict(n_patients=10, size=64))
@@ -86,6 +86,24 @@ def test_second_call_does_nothing_again(run, capsys):
 def test_other_parameters_are_refused(run, capsys):
     assert main(options(out_dir=run, **SMALL | dict(steps=7), **PHANTOM)) == 1
     assert 'steps=6 there, 7 here' in capsys.readouterr().err
+
+
+WRONG = [
+    (dict(method='nope'), "method='nope' is not known"),
+    (dict(cutmix_shar=0.3), "Did you mean 'cutmix_share'?"),
+    (dict(method='published', alternat='false'), "Did you mean 'alternate'?"),
+    (dict(method='published', cutmix_share=0.3), "there is no option '--cutmix_share'"),  # of another method
+]
+
+
+@pytest.mark.parametrize('wrong, words', WRONG, ids=lambda value: '-'.join(value) if isinstance(value, dict) else '')
+def test_unknown_method_or_option(wrong, words, tmp_path, monkeypatch, capsys):
+    "One line that names it, and nothing is written"
+    monkeypatch.chdir(tmp_path)
+    assert main(options(out_dir='run', **SMALL, **PHANTOM, **wrong)) == 1
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1 and words in said, said
+    assert not list(tmp_path.iterdir())
 
 
 def test_papermill_refuses_an_unknown_parameter(tmp_path):

@@ -1,8 +1,9 @@
-"""Show that what the kit computes did not change when its inside was rebuilt: compare an older checkout with a newer one.
+"""Compare what two checkouts compute: an older one, and one whose inside was rebuilt.
 
 usage: reference.py OLD_CHECKOUT [NEW_CHECKOUT]        NEW_CHECKOUT is the current folder unless given
 
-OLD_CHECKOUT has the flat modules of commit 9fae838 (`git worktree add FOLDER 9fae838` makes one); NEW_CHECKOUT has one class a method.
+OLD_CHECKOUT has the flat modules of commit 9fae838 (`git worktree add FOLDER 9fae838` makes one); NEW_CHECKOUT has one
+class a method.
 Each of them trains every method in every phase for two steps in a process of its own: one thread, double precision,
 images of 64 px, eight in a batch. Networks (`unet_small` and `tiny`), critics, heads and teachers begin with the same
 random weights, both sides see the same batches, and the random generators are seeded alike before each step.
@@ -143,7 +144,7 @@ def make_batch(kind, step, shadow_mode):
 
 
 class Draws:
-    "The draws whose order was changed on purpose, from a generator of its own: nothing else is drawn differently for them."
+    "The draws whose order was changed on purpose, from a generator of its own: no other draw is touched."
 
     def __init__(self):
         self.generator = torch.Generator()
@@ -255,8 +256,8 @@ class OldKit:
 
         caught = {}
 
-        def train_stage(cfg, run, name, model, weights, lr, unlabelled=False, shadow='none', **more):
-            how = dict(cbs=(), loss=None, schedule={}, separate=False) | more
+        def train_stage(cfg, run, name, model, weights, lr, unlabelled=False, shadow='none', cbs=(), **more):
+            how = dict(loss=None, schedule={}, separate=False, cbs=cbs) | more
             caught.update(how, name=name, model=model, weights=weights, lr=lr, unlabelled=unlabelled, shadow=shadow)
             return {}
 

@@ -6,6 +6,8 @@
 __all__ = [
     'data_figure',
     'stage_name',
+    'final_stage',
+    'first_phase',
     'inpaint',
     'pretrain_figure',
     'boundary_figure',
@@ -35,8 +37,11 @@ from sabr.look.images import (
     show,
     spread,
 )
+from ..methods.base import route
+from ..methods.table import find_method
 from ..nets.boundary import DIRECTIONS
 from ..nets.weights import load_network
+from ..train.phase import Phase
 from ..use.predict import Predictor
 
 
@@ -68,6 +73,17 @@ def stage_name(cfg, stage: str) -> str:
     return stage + ('_best' if cfg.select == 'best' else '')
 
 
+# %% ../../nbs/91_look.cases.ipynb #d3fbad0e
+def final_stage(cfg) -> str:
+    "The name that the judged weights have in files and tables."
+    return stage_name(cfg, find_method(cfg.method).final)
+
+
+def first_phase(cfg) -> Phase:
+    "The training that the judged network began with: the one that paints, if the method does."
+    return cfg.phases[route(cfg.phases, find_method(cfg.method).final)[0]]
+
+
 # %% ../../nbs/91_look.cases.ipynb #c7c607eb
 def _weights(cfg, stage):
     "The file with the selected weights of a stage."
@@ -78,19 +94,18 @@ def _weights(cfg, stage):
 @torch.no_grad()
 def inpaint(
     cfg,  # run configuration
-    data,  # cases, cache, geoms
+    data,  # of `load_data`
     rows,  # of the cache
     mode: str,  # of `imitate_shadow`
     seed: int = 0,
 ) -> list:  # image, shadowed, valid, inpainted: (n,S,S) arrays
-    "Imitate shadows on cached images and let the pretrained network paint over them, if the recipe paints."
-    image, shadowed, valid = cached_shadows(
-        data.cache, data.geometry, rows, mode, seed, cfg.phases['pretrain'].max_hole_share
-    )
+    "Imitate shadows on cached images and let the pretrained network paint over them, if the method paints."
+    phase = first_phase(cfg)
+    image, shadowed, valid = cached_shadows(data.cache, data.geometry, rows, mode, seed, phase.max_hole_share)
     inpainted = shadowed
     if cfg.paints:
         device = pick_device(cfg.device)
-        model = load_network(_weights(cfg, 'pretrain')).to(device).network
+        model = load_network(_weights(cfg, phase.name)).to(device).network
         inpainted = model(shadowed.to(device), valid.to(device))['inpainted'].float().cpu()
     return [x[:, 0].numpy() for x in (image, shadowed, valid, inpainted)]
 
@@ -108,10 +123,10 @@ def _pretrain_column(axs, image, shadowed, valid, inpainted, aspect):
 # %% ../../nbs/91_look.cases.ipynb #2b68f1c2
 def pretrain_figure(
     cfg,  # run configuration
-    data,  # cases, cache, geoms
+    data,  # of `load_data`
     n: int = 6,  # images
 ) -> Figure:
-    "Validation images and their imitated shadows, with segmentations; if the recipe paints, also the inpainting."
+    "Validation images and their imitated shadows, with segmentations; if the method paints, also the inpainting."
     rows = np.flatnonzero(data.cases.split == 'valid')
     rows = rows[spread(len(rows), n)]
     image, shadowed, valid, inpainted = inpaint(cfg, data, rows, cfg.phases['pretrain'].shadow_mode)
@@ -171,7 +186,7 @@ def _boundary_row(axs, image, truth, out, aspect, every):
 @torch.no_grad()
 def boundary_figure(
     cfg,  # run configuration
-    data,  # cases, cache, geoms
+    data,  # of `load_data`
     n: int = 3,  # images
 ) -> Figure:
     "Boundary, direction, and the outlines before and after refinement against the truth, at network size."
@@ -234,18 +249,19 @@ def _shadow_panels(axs, shadowed, valid, inpainted, aspect):
 # %% ../../nbs/91_look.cases.ipynb #f9432b7f
 def cases_figure(
     cfg,  # run configuration
-    data,  # cases, cache, geoms
+    data,  # of `load_data`
     per_case: pd.DataFrame,  # per_case.csv
     n: int = 4,  # cases
 ) -> Figure:
     "Test cases from worst to best: image, shadow, inpainting (or prediction in shadow), prediction, truth, boundary."
-    ranked = rank_cases(per_case, stage_name(cfg, 'refine'))
+    ranked = rank_cases(per_case, final_stage(cfg))
     ranked = ranked.iloc[spread(len(ranked), n)]
     position = pd.Series(range(len(data.cases)), index=data.cases.case)
     rows = position.loc[ranked.case].to_numpy()
     _, shadowed, valid, inpainted = inpaint(cfg, data, rows, 'acoustic')
     aspects = cached_aspect(data.cases, data.cache)[rows]
-    predict = Predictor(_weights(cfg, 'refine'), device=cfg.device, precision=cfg.precision)
+    weights = _weights(cfg, find_method(cfg.method).final)
+    predict = Predictor(weights, device=cfg.device, precision=cfg.precision)
     fig, axs = panels(len(rows), 6, np.median(aspects), 1.7)
     ranks = ['worst, ', *[''] * (len(rows) - 2), 'best, ']
     for j, (i, dice) in enumerate(zip(rows, ranked.dice)):

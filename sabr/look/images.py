@@ -45,7 +45,7 @@ def class_colours(
     n: int,  # classes, background included
 ) -> np.ndarray:  # (n,3) in [0,1]
     "The colour of each class, from `PALETTE`."
-    colours = np.array(PALETTE).reshape(-1, 3) / 255
+    colours = np.array(PALETTE) / 255
     return np.concatenate([colours[:1], np.resize(colours[1:], (n - 1, 3))])
 
 
@@ -169,41 +169,42 @@ def seen(image: np.ndarray, valid: np.ndarray) -> np.ndarray:  # (H,W,3)
 
 
 # %% ../../nbs/90_look.images.ipynb #b5554e9d
-def scan_aspect(cache, geoms) -> np.ndarray:  # (N,)
+def scan_aspect(cache, geometry) -> np.ndarray:  # (N,)
     "`cached_aspect` without a case table: from the arcs of a fan if there are any, else from the size of the files."
-    aspect = np.asarray(geoms)[:, 3]
+    aspect = np.asarray(geometry)[:, 3]
     return np.where(aspect != 1, 1 / aspect, cache.index.height / cache.index.width)
 
 
 # %% ../../nbs/90_look.images.ipynb #7ec3c0a1
 def cached_shadows(
     cache,
-    geoms,  # of `load_data`
+    geometry,  # of `load_data`
     rows,  # which cached images
     mode: str,  # of `imitate_shadow`
     seed: int = 0,
-    max_hole: float = 1.0,  # largest hidden share of a free-form hole
+    max_hole_share: float = 1.0,  # largest hidden share of a free-form hole
 ) -> tuple:  # image, shadowed image, valid: (n,1,S,S) float
     "Cached images without and with an imitated shadow."
     image = cache.batch(rows)[0].float() / 255
-    geometry = torch.as_tensor(np.asarray(geoms)[rows])
+    geometry = torch.as_tensor(np.asarray(geometry)[rows])
     generator = torch.Generator().manual_seed(seed)
-    return image, *imitate_shadow(image, geometry, mode, generator, (0.0, max_hole))
+    return image, *imitate_shadow(image, geometry, mode, generator, (0.0, max_hole_share))
 
 
 # %% ../../nbs/90_look.images.ipynb #bc23d4ab
 def shadow_figure(
     cache,
-    geoms,  # of `load_data`
+    geometry,  # of `load_data`
     mode: str = 'mixed',  # of `imitate_shadow`
     n: int = 6,  # images
     seed: int = 0,
-    max_hole: float = 1.0,  # largest hidden share of a free-form hole
+    max_hole_share: float = 1.0,  # largest hidden share of a free-form hole
 ) -> Figure:
     "Images without and with an imitated shadow, and what is still seen of them."
     rows = spread(len(cache), n)
-    aspects = scan_aspect(cache, geoms)[rows]
-    image, shadowed, valid = (x[:, 0].numpy() for x in cached_shadows(cache, geoms, rows, mode, seed, max_hole))
+    aspects = scan_aspect(cache, geometry)[rows]
+    drawn = cached_shadows(cache, geometry, rows, mode, seed, max_hole_share)
+    image, shadowed, valid = (x[:, 0].numpy() for x in drawn)
     fig, axs = panels(3, len(rows), np.median(aspects))
     for j, aspect in enumerate(aspects):
         for ax, picture in zip(axs[:, j], (image[j], shadowed[j], seen(shadowed[j], valid[j]))):
@@ -246,15 +247,15 @@ def mask_panels(
 # %% ../../nbs/90_look.images.ipynb #d0b9400b
 def mask_figure(
     cache,
-    geoms,  # of `load_data`
+    geometry,  # of `load_data`
     name: str = 'tiny',  # preset
     mode: str = 'acoustic',  # of `imitate_shadow`
     row: int = 0,  # which cached image
-    max_hole: float = 1.0,  # largest hidden share of a free-form hole
+    max_hole_share: float = 1.0,  # largest hidden share of a free-form hole
 ) -> Figure:
     "`mask_panels` for the first of 50 imitated shadows that hides a fifth of the image or more, else for the last."
     for seed in range(50):
-        _, shadowed, valid = cached_shadows(cache, geoms, [row], mode, seed, max_hole)
+        _, shadowed, valid = cached_shadows(cache, geometry, [row], mode, seed, max_hole_share)
         if 1 - valid.mean() >= 0.2:
             break
-    return mask_panels(name, shadowed, valid, scan_aspect(cache, geoms)[row])
+    return mask_panels(name, shadowed, valid, scan_aspect(cache, geometry)[row])

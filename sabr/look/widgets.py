@@ -19,7 +19,7 @@ from ..core import DataError, SabrError, load_json, suggest
 from ..data.decode import read_case
 from ..data.readers import read_cases
 from ..data.split import load_splits
-from .cases import case_panels, rank_cases, stage_name
+from .cases import case_panels, final_stage, rank_cases
 from .images import TRUTH, class_legend, overlay, panels, pixel_aspect, seen, show
 from ..run.config import make_config
 from ..shadow.imitate import MODES, imitate_shadow
@@ -64,7 +64,7 @@ def explorer(
 # %% ../../nbs/96_look.widgets.ipynb #6e075823
 def shadow_view(
     image: np.ndarray,  # (S,S), uint8 or float in [0,1]
-    geom: np.ndarray,  # (8,) of `geometries`
+    geometry: np.ndarray,  # (8,) of `geometries`
     mode: str = 'acoustic',  # of `imitate_shadow`
     coverage: float = 0.3,  # hidden share
     strength_db: float = 20.0,  # loss behind an occluder
@@ -80,12 +80,12 @@ def shadow_view(
     else:
         mode = 'none'
     generator = torch.Generator().manual_seed(seed)
-    shadowed, valid = imitate_shadow(clear, torch.as_tensor(geom)[None], mode, generator, **options)
+    shadowed, valid = imitate_shadow(clear, torch.as_tensor(geometry)[None], mode, generator, **options)
     clear, shadowed, valid = (x[0, 0].numpy() for x in (clear, shadowed, valid))
     fig, axs = panels(1, 3, width=2.6)
-    show(axs[0, 0], clear, 1 / geom[3], 'image')
-    show(axs[0, 1], shadowed, 1 / geom[3], 'imitated shadow')
-    show(axs[0, 2], seen(shadowed, valid), 1 / geom[3], f'what is seen, {1 - valid.mean():.0%} hidden')
+    show(axs[0, 0], clear, 1 / geometry[3], 'image')
+    show(axs[0, 1], shadowed, 1 / geometry[3], 'imitated shadow')
+    show(axs[0, 2], seen(shadowed, valid), 1 / geometry[3], f'what is seen, {1 - valid.mean():.0%} hidden')
     return fig
 
 
@@ -99,12 +99,12 @@ def _slider(kind, description, value, low, high, step=1):
 # %% ../../nbs/96_look.widgets.ipynb #95fe6dc6
 def shadow_explorer(
     images: np.ndarray,  # (N,S,S) uint8, e.g. `cache.images`
-    geoms: np.ndarray,  # (N,8) of `geometries`
+    geometry: np.ndarray,  # (N,8) of `geometries`
 ) -> widgets.VBox:
     "`shadow_view` with sliders."
 
     def view(image, **values):
-        return shadow_view(images[image], geoms[image], **values)
+        return shadow_view(images[image], geometry[image], **values)
 
     return explorer(
         view,
@@ -149,7 +149,7 @@ def browse_table(
 ) -> pd.DataFrame:  # case, patient, dice (mean over classes), and each class
     "The cases of a split by Dice, worst first."
     run = _opened(run)
-    table = rank_cases(run.per_case, stage or stage_name(run.cfg, 'refine'), split)
+    table = rank_cases(run.per_case, stage or final_stage(run.cfg), split)
     table.insert(1, 'patient', table['case'].map(run.cases.set_index('case')['patient']))
     return table
 
@@ -178,7 +178,7 @@ def case_view(
 ) -> Figure:
     "Image, prediction, truth and boundary of a case; image and prediction where there is no truth."
     run = _opened(run)
-    stage = stage or stage_name(run.cfg, 'refine')
+    stage = stage or final_stage(run.cfg)
     cases = run.cases.set_index('case')
     if case not in cases.index:
         raise DataError(f"{run.folder}: has no case '{case}'." + suggest(case, cases.index))
@@ -214,7 +214,7 @@ def case_browser(
     def view(**values):
         return case_view(run, **values)
 
-    final = stage_name(run.cfg, 'refine')
+    final = final_stage(run.cfg)
     layout = widgets.Layout(width='30em')
     stage = widgets.Dropdown(options=list(run.per_case.stage.unique()), value=final, description='stage')
     case = widgets.Select(options=options(final), description='Dice, case', rows=8, layout=layout)

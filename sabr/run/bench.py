@@ -47,7 +47,7 @@ from torch.nn import functional as F
 from ..core import ConfigError, SabrError, autocast, environment, pick_device, save_json, suggest
 from ..data.phantom import make_phantom
 from ..methods.base import Method
-from ..methods.published import PATH_LENGTH_EVERY, R1_EVERY, WEIGHTS, Published
+from ..methods.published import WEIGHTS, Published
 from ..nets.presets import make_network, preset
 from .config import RunConfig
 from sabr.run.timing import (
@@ -188,7 +188,7 @@ STEPS = {1: 12, 4: 3, 0: 1}  # number of a step -> how many of 16 compute the sa
 def step_seconds(
     trainer: Trainer,  # of the published method
     batch: Batch,
-    step: int,  # its number, of which the rare terms depend
+    step: int,  # its number, on which the rare terms depend
 ) -> float:
     "The seconds of one step."
     trainer.steps_done = trainer.model.critics.rounds = step
@@ -268,7 +268,6 @@ def bench(
     precisions=('fp32', 'bf16'),
     device: str = 'auto',
     max_s: float = 20.0,  # longest pass that is tried, in seconds
-    say=print,
 ) -> list:  # records with `FIELDS`: median_s in seconds, peak_mb in MB, gflop of a pass
     "Time everything. Raises `ConfigError` for a choice that is not known."
     check_choices(models, sizes, batches, modes, precisions)
@@ -286,7 +285,8 @@ def bench(
             save_json(skipped, out / 'skipped.json')
             times = ', '.join(f"{r['model']} {r['median_s']:.3g} s" for r in new)
             size, batch, mode, precision = workload
-            say(f'{time.time() - start:5.0f} s  {size} px, batch {batch}, {mode}, {precision}: {times}')
+            said = f'{time.time() - start:5.0f} s  {size} px, batch {batch}, {mode}, {precision}: {times}'
+            print(said, flush=True)
     finally:  # also when it is stopped early
         if records:
             write_results(records, out)
@@ -382,7 +382,7 @@ def main(argv=None) -> int:
     if options.pop('quick'):
         options |= QUICK
     try:
-        records = bench(out, **options, say=partial(print, flush=True))
+        records = bench(out, **options)
     except SabrError as error:
         print(f'sabr_bench: {error}', file=sys.stderr)
         return 1
