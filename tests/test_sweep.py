@@ -59,7 +59,7 @@ def start_driver(path, out, *options):
     return driver
 
 
-def output(driver, seconds=240) -> str:
+def output(driver, seconds=600) -> str:
     """All that a driver prints until it ends. A driver that does not end fails the test. Then every thread of every
     process that it started, orphans too, prints what it is doing."""
     try:
@@ -81,7 +81,7 @@ def n_done(out):
     return sum('"status": "done"' in path.read_text() for path in Path(out).glob('*/*/run.json'))
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=600):
     start = time.time()
     while not condition():
         assert time.time() - start < seconds, 'took too long'
@@ -140,7 +140,7 @@ def other_version(folder):
 
 def wait_for_workers(address, n):
     with Client(address, set_as_default=False) as client:
-        client.wait_for_workers(n, timeout=60)
+        client.wait_for_workers(n, timeout=300)
 
 
 def test_deaths(tmp_path, cluster):

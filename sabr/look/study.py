@@ -13,17 +13,19 @@ __all__ = [
     'training_folder',
     'final_scores',
     'case_scores',
+    'make_runs',
+    'index_seconds',
 ]
 
 # %% ../../nbs/93_look.study.ipynb #346d52a8
-import json, os
+import json, os, time
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
-from ..core import DataError, atomic_path, load_json, save_json
+from ..core import DataError, SabrError, atomic_path, load_json, save_json
 
 
 # %% ../../nbs/93_look.study.ipynb #85ebac59
@@ -252,3 +254,36 @@ def case_scores(
     with atomic_path(path) as temporary:
         cases.to_parquet(temporary)
     return cases
+
+
+# %% ../../nbs/93_look.study.ipynb #2c0793f5
+def make_runs(
+    folder: Path,  # its folder runs gets the runs
+    n: int,
+    cases: int,  # in each run
+):
+    "Write the folders of `n` finished runs."
+    names = [f'c{i}' for i in range(cases)]
+    scores = pd.DataFrame({'case': names, 'patient': names, 'class': 'a', 'dice': 0.8, 'hd95': 5.0}).to_csv(index=False)
+    finished = dict(status='done', seconds=60.0, host='h', attempt=1, result=dict(dice=0.8, hd95=5.0, n_misses=0))
+    for i in range(n):
+        run = folder / 'runs' / f'{i:016x}'
+        run.mkdir(parents=True)
+        (run / 'test_train.csv').write_text(scores)
+        varied = dict(method=f'm{i % 10}', seed=i // 10)
+        save_json(dict(varied=varied, parameters=varied) | finished, run / 'run.json')
+
+
+# %% ../../nbs/93_look.study.ipynb #c4501ac4
+def index_seconds(folder, n: int = 10_000, cases: int = 100) -> dict:  # seconds of the `first` reading and `again`
+    "Make the folders of `n` finished runs and read them twice. Raises `SabrError` if a reading is not complete."
+    make_runs(Path(folder), n, cases)
+    times = {}
+    for reading in ('first', 'again'):
+        start = time.time()
+        index = read_index(folder)
+        scores = case_scores(folder, index)
+        times[reading] = time.time() - start
+        if (len(index), len(scores)) != (n, n * cases):
+            raise SabrError(f'{folder}: {len(index)} of {n} runs and {len(scores)} of {n * cases} cases were read.')
+    return times

@@ -50,17 +50,8 @@ from ..methods.base import Method
 from ..methods.published import WEIGHTS, Published
 from ..nets.presets import make_network, preset
 from .config import RunConfig
-from sabr.run.timing import (
-    Workload,
-    bench_table,
-    clock,
-    device_name,
-    matmul_rate,
-    n_pixels,
-    reason_to_skip,
-    time_workload,
-    write_results,
-)
+from .cost import clock, device_name, matmul_rate
+from .timing import Workload, bench_table, n_pixels, reason_to_skip, time_workload, write_results
 from ..shadow.geometry import geometries
 from ..shadow.imitate import imitate_shadow
 from ..train.learner import Trainer, TrainSettings

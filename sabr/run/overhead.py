@@ -16,8 +16,6 @@ __all__ = [
     'plot_memory',
     'plot_run_seconds',
     'overhead_figure',
-    'make_runs',
-    'index_seconds',
 ]
 
 # %% ../../nbs/82_run.overhead.ipynb #1da188a8
@@ -31,8 +29,7 @@ import pandas as pd
 import psutil
 import seaborn as sns
 from matplotlib.figure import Figure
-from ..core import SabrError, load_json, save_json
-from ..look.study import case_scores, read_index
+from ..core import SabrError, load_json
 
 
 # %% ../../nbs/82_run.overhead.ipynb #904b32ec
@@ -60,11 +57,17 @@ def empty_study(
 
 # %% ../../nbs/82_run.overhead.ipynb #5c3712d0
 def one_kernel_seconds() -> float:
-    "Start a kernel, execute a cell that does nothing, and stop it."
-    from jupyter_client.manager import start_new_kernel
+    "Start a kernel, execute a cell that does nothing, and stop it. Raises `RuntimeError` if three kernels died."
+    from jupyter_client import manager as kernels
 
-    start = time.time()
-    manager, client = start_new_kernel(kernel_name='python3', extra_arguments=['--IPKernelApp.log_level=CRITICAL'])
+    for attempt in range(3):
+        start = time.time()
+        try:
+            manager, client = kernels.start_new_kernel(extra_arguments=['--IPKernelApp.log_level=CRITICAL'])
+            break
+        except RuntimeError:  # it died before it answered
+            if attempt == 2:
+                raise
     client.execute_interactive('pass', output_hook=lambda message: None)
     client.stop_channels()
     manager.shutdown_kernel(now=True)
@@ -191,36 +194,3 @@ def overhead_figure(
     plot_run_seconds(runs, kernel, right)
     sns.despine(fig=fig)
     return fig
-
-
-# %% ../../nbs/82_run.overhead.ipynb #ed4f3b93
-def make_runs(
-    folder: Path,  # its folder runs gets the runs
-    n: int,
-    cases: int,  # in each run
-):
-    "Write the folders of `n` finished runs."
-    names = [f'c{i}' for i in range(cases)]
-    scores = pd.DataFrame({'case': names, 'patient': names, 'class': 'a', 'dice': 0.8, 'hd95': 5.0}).to_csv(index=False)
-    finished = dict(status='done', seconds=60.0, host='h', attempt=1, result=dict(dice=0.8, hd95=5.0, n_misses=0))
-    for i in range(n):
-        run = folder / 'runs' / f'{i:016x}'
-        run.mkdir(parents=True)
-        (run / 'test_train.csv').write_text(scores)
-        varied = dict(method=f'm{i % 10}', seed=i // 10)
-        save_json(dict(varied=varied, parameters=varied) | finished, run / 'run.json')
-
-
-# %% ../../nbs/82_run.overhead.ipynb #d78b4c7a
-def index_seconds(folder, n: int = 10_000, cases: int = 100) -> dict:  # seconds of the `first` reading and `again`
-    "Make the folders of `n` finished runs and read them twice. Raises `SabrError` if a reading is not complete."
-    make_runs(Path(folder), n, cases)
-    times = {}
-    for reading in ('first', 'again'):
-        start = time.time()
-        index = read_index(folder)
-        scores = case_scores(folder, index)
-        times[reading] = time.time() - start
-        if (len(index), len(scores)) != (n, n * cases):
-            raise SabrError(f'{folder}: {len(index)} of {n} runs and {len(scores)} of {n * cases} cases were read.')
-    return times
