@@ -17,8 +17,8 @@ __all__ = [
     'Critics',
     'Published',
     'matching_loss',
-    'pretrain_weights',
-    'finetune_weights',
+    'weights_of_pretraining',
+    'weights_of_finetuning',
 ]
 
 # %% ../../nbs/53_methods.published.ipynb #988e7cab
@@ -279,13 +279,13 @@ def matching_loss(critic: nn.Module, pair: tuple, fake: list, batch: Batch) -> T
 
 
 # %% ../../nbs/53_methods.published.ipynb #8820fd81
-def pretrain_weights(options: PublishedOptions) -> dict:
+def weights_of_pretraining(options: PublishedOptions) -> dict:
     return merge_weights(WEIGHTS, options.loss_weights)
 
 
-def finetune_weights(options: PublishedOptions) -> dict:
+def weights_of_finetuning(options: PublishedOptions) -> dict:
     "Of the labels alone. Raises `ConfigError` where nothing is left."
-    kept = {term: pretrain_weights(options)[term] for term in FROM_LABELS}
+    kept = {term: weights_of_pretraining(options)[term] for term in FROM_LABELS}
     if not any(kept.values()):
         kept = {term: WEIGHTS[term] for term in FROM_LABELS}
     weights = merge_weights(kept, options.finetune_weights, 'finetune_weights')
@@ -299,8 +299,8 @@ def finetune_weights(options: PublishedOptions) -> dict:
 def phases(cls: Published, cfg) -> dict[str, Phase]:
     "Pretraining, fine-tuning, refinement; and the supervised-only network beside them."
     options = cfg.options
-    adversarial = replace(options, loss_weights=pretrain_weights(options))
-    labels = replace(options, loss_weights=finetune_weights(options))
+    adversarial = replace(options, loss_weights=weights_of_pretraining(options))
+    labels = replace(options, loss_weights=weights_of_finetuning(options))
     plain = replace(options, loss_weights=dict.fromkeys(WEIGHTS, 0.0) | {term: WEIGHTS[term] for term in FROM_LABELS})
     pretrain = Phase(
         'pretrain',
@@ -324,7 +324,7 @@ def phases(cls: Published, cfg) -> dict[str, Phase]:
 @patch(cls_method=True)
 def paints(cls: Published, options) -> bool:
     "Unless all that teaches it is off."
-    weights = pretrain_weights(options)
+    weights = weights_of_pretraining(options)
     return options.shadow_mode != 'none' and any(weights[term] for term in PAINTING)
 
 
@@ -337,7 +337,7 @@ def looks_twice(cls: Published, options) -> bool:
 @patch(cls_method=True)
 def passes(cls: Published, options) -> dict:
     "One pass, and the encoder's on the painted and on the real image."
-    features = bool(pretrain_weights(options)['feature'] or pretrain_weights(options)['gram'])
+    features = bool(weights_of_pretraining(options)['feature'] or weights_of_pretraining(options)['gram'])
     return dict(trained=1.0 + features, asked=float(features))
 
 

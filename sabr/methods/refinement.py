@@ -18,7 +18,7 @@ from ..train.views import photometric
 # %% ../../nbs/51_methods.refinement.ipynb #dc66a113
 @dataclass
 class RefinementOptions(Options):
-    "What the method that brings the network here decides."
+    "What the preceding method decides."
 
     sharp_loss: bool = False  # cross-entropy and Dice with the published temperatures; False: of the logits as they are
     dice_per_image: bool = True  # Dice loss of each image on its own; False: of the batch as one

@@ -96,7 +96,7 @@ class Rival(Method):
             return loss
         size, multiple = label.shape[-2:], self.network.multiple
         deep = [supervised_loss(enlarge(low[:n], size, multiple), label, True) for low in lower]
-        return (loss + sum(deep) / len(deep)) / 2
+        return (loss + sum(deep) / len(deep)) / 2 if deep else loss
 
     def see(
         self,

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from scipy.ndimage import label as label_regions
 from torch import nn, Tensor
-from torch.func import functional_call
 from .losses import UNLABELLED
 
 
@@ -105,15 +104,20 @@ def frozen_statistics(network: nn.Module):
 
 # %% ../../nbs/44_train.helpers.ipynb #6ce8894d
 def frozen_features(
-    network: nn.Module,  # a `Network`, whose encoder is used
+    network: nn.Module,  # a `Network`
     image: Tensor,  # (B,C,H,W) in [0,1]
     grad: bool = True,  # whether gradients shall reach the image
 ) -> list[Tensor]:  # of all levels but the finest
     "The network's own encoder as a fixed feature extractor: gradients reach the image, never the weights."
-    encoder = network.encoder
-    weights = {name: parameter.detach() for name, parameter in encoder.named_parameters()}
-    with torch.set_grad_enabled(grad and torch.is_grad_enabled()), frozen_statistics(encoder):
-        return functional_call(encoder, weights, (image,))[1:]
+    moving = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in moving:
+        parameter.requires_grad_(False)
+    try:
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()), frozen_statistics(network):
+            return network.features(image)[1:]
+    finally:
+        for parameter in moving:
+            parameter.requires_grad_(True)
 
 
 # %% ../../nbs/44_train.helpers.ipynb #a9e3ed94
