@@ -969,6 +969,7 @@ d = {
         'sabr.nets.base': {
             'sabr.nets.base.Network': ('nets.base.html#network', 'sabr/nets/base.py'),
             'sabr.nets.base.Network.answer': ('nets.base.html#network.answer', 'sabr/nets/base.py'),
+            'sabr.nets.base.Network.check': ('nets.base.html#network.check', 'sabr/nets/base.py'),
             'sabr.nets.base.Network.features': ('nets.base.html#network.features', 'sabr/nets/base.py'),
             'sabr.nets.base.Network.forward': ('nets.base.html#network.forward', 'sabr/nets/base.py'),
             'sabr.nets.base.Network.multiple': ('nets.base.html#network.multiple', 'sabr/nets/base.py'),
@@ -981,6 +982,7 @@ d = {
             'sabr.nets.base.check_image': ('nets.base.html#check_image', 'sabr/nets/base.py'),
             'sabr.nets.base.check_mask': ('nets.base.html#check_mask', 'sabr/nets/base.py'),
             'sabr.nets.base.check_network': ('nets.base.html#check_network', 'sabr/nets/base.py'),
+            'sabr.nets.base.check_windows': ('nets.base.html#check_windows', 'sabr/nets/base.py'),
             'sabr.nets.base.double': ('nets.base.html#double', 'sabr/nets/base.py'),
             'sabr.nets.base.enlarge': ('nets.base.html#enlarge', 'sabr/nets/base.py'),
             'sabr.nets.base.pad_inputs': ('nets.base.html#pad_inputs', 'sabr/nets/base.py'),
@@ -1288,6 +1290,7 @@ d = {
             'sabr.run.stages.score_networks': ('run.stages.html#score_networks', 'sabr/run/stages.py'),
             'sabr.run.stages.scored_stages': ('run.stages.html#scored_stages', 'sabr/run/stages.py'),
             'sabr.run.stages.seconds_before': ('run.stages.html#seconds_before', 'sabr/run/stages.py'),
+            'sabr.run.stages.stage_seed': ('run.stages.html#stage_seed', 'sabr/run/stages.py'),
             'sabr.run.stages.train_phase': ('run.stages.html#train_phase', 'sabr/run/stages.py'),
             'sabr.run.stages.warn_of_small_pools': ('run.stages.html#warn_of_small_pools', 'sabr/run/stages.py'),
             'sabr.run.stages.weights_path': ('run.stages.html#weights_path', 'sabr/run/stages.py'),

@@ -39,7 +39,7 @@ from ..methods.base import route
 from ..methods.table import FIRST, METHODS, find_method
 from ..nets.weights import load_network
 from ..run.config import RunConfig, differences, option_names
-from ..run.stages import STAGES, load_data, predict_case, weights_path
+from ..run.stages import load_data, predict_case, run_stage, weights_path
 
 # %% ../../nbs/83_evidence.protocol.ipynb #ef18a7af
 PROTOCOLS = dict(
@@ -208,7 +208,7 @@ def is_run(cfg: RunConfig) -> bool:
 
 def train_run(cfg: RunConfig, data=None) -> dict:  # image_passes and wall_s of the training
     "Train what is not trained yet."
-    notes = [STAGES[stage](cfg, False, data) for stage in run_stages(cfg)]
+    notes = [run_stage(stage, cfg, False, data) for stage in run_stages(cfg)]
     return {key: sum(note[key] for note in notes) for key in ('image_passes', 'wall_s')}
 
 

@@ -6,7 +6,7 @@
 __all__ = ['UP_TO_ONE', 'Options', 'check_option', 'merge_weights', 'CommonAnswers', 'Method', 'route']
 
 # %% ../../nbs/50_methods.base.ipynb #b9a5b1ee
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 import torch
 from torch import nn, Tensor
 from ..core import ConfigError, suggest
@@ -29,15 +29,15 @@ class Options:
 # %% ../../nbs/50_methods.base.ipynb #c0c0132a
 def check_option(option, value):  # a dataclass field -> the value, an int as float where one is wanted
     "Type and range of one option; raises `ConfigError`."
-    name, is_dict = option.name, option.default_factory is dict
-    kind = dict if is_dict else type(option.default)
+    name = option.name
+    kind = type(option.default) if option.default is not MISSING else option.default_factory
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
         raise ConfigError(f'{name}={value!r} is a {type(value).__name__}; it must be a {kind.__name__}.')
     if name == 'shadow_mode' and value not in MODES:
         raise ConfigError(f"shadow_mode='{value}' is not known." + suggest(value, MODES))
-    if kind is float:
+    if kind in (float, int):
         top = 1 if name.endswith(UP_TO_ONE) else float('inf')
         if not 0 <= value <= top:
             raise ConfigError(f"{name}={value}: must be from 0 {'to 1' if top == 1 else 'up'}.")

@@ -7,6 +7,7 @@ __all__ = [
     'LENGTHS',
     'NetworkConfig',
     'check_network',
+    'check_windows',
     'check_image',
     'check_mask',
     'pad_inputs',
@@ -53,11 +54,15 @@ LENGTHS = dict(stem=2, dims=3, depths=5, windows=5)
 
 
 def check_network(cfg: NetworkConfig):
-    "Raises `ConfigError` for numbers that no network can be built from."
+    "Raises `ConfigError` for classes and channels that no network can have."
     if cfg.n_classes < 2:
         raise ConfigError(f"n_classes={cfg.n_classes}: at least 2, background included.")
     if cfg.in_channels not in (1, 3):
         raise ConfigError(f"in_channels={cfg.in_channels}: 1 (gray) or 3 (colour).")
+
+
+def check_windows(cfg: NetworkConfig):
+    "Raises `ConfigError` for widths, depths and windows that no network with five stages of attention can have."
     for name, length in LENGTHS.items():
         numbers = getattr(cfg, name)
         if len(numbers) != length or min(numbers) < 1:
@@ -136,6 +141,10 @@ class Network(nn.Module):
     channels: tuple  # of the encoder's levels, the finest first
     strides: tuple  # of the same levels
     has_style: bool = False  # whether a style modulates the decoder
+
+    @classmethod
+    def check(cls, cfg: NetworkConfig):
+        "Raises `ConfigError` for a configuration that this layout cannot be built from."
 
     @property
     def multiple(self) -> int:

@@ -62,7 +62,8 @@ def preset(
 
 # %% ../../nbs/35_nets.presets.ipynb #4b695c57
 def make_network(cfg: NetworkConfig) -> Network:
-    "The network of a configuration; raises `ConfigError` for an unknown layout."
+    "The network of a configuration; raises `ConfigError` for an unknown layout, or numbers that do not suit it."
     if cfg.layout not in LAYOUTS:
         raise ConfigError(f"layout='{cfg.layout}' is not known." + suggest(cfg.layout, LAYOUTS))
+    LAYOUTS[cfg.layout].check(cfg)
     return LAYOUTS[cfg.layout](cfg)

@@ -8,7 +8,7 @@ __all__ = ['transformer_stage', 'MaskTrail', 'Encoder', 'DecoderLevel', 'SABRNet
 # %% ../../nbs/33_nets.sabr.ipynb #3733e2b7
 import torch
 from torch import nn, Tensor
-from .base import Network, NetworkConfig, double
+from .base import Network, NetworkConfig, check_windows, double
 from .attention import ShadowStage
 from .layers import Mapping, ModulatedConv2d, PartialConv2d, UpConv2d
 
@@ -99,6 +99,8 @@ class SABRNet(Network):
     "Segments and inpaints (Chen et al., IEEE TMI 2023)."
 
     strides, has_style = (1, 2, 4, 8, 16), True
+
+    check = staticmethod(check_windows)
 
     def __init__(self, cfg: NetworkConfig):
         super().__init__()

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .base import Network, NetworkConfig
+from .base import Network, NetworkConfig, check_windows
 from .attention import ShadowStage
 
 # %% ../../nbs/34_nets.unet.ipynb #db6fd882
@@ -57,6 +57,8 @@ class ShadowUNet(Network):
     "A U-Net that keeps the contract of `Network`; it has no style, `z` is not used."
 
     Encoder = UNetEncoder
+
+    check = staticmethod(check_windows)
 
     def __init__(self, cfg: NetworkConfig):
         from monai.networks.nets.basic_unet import UpCat

@@ -82,7 +82,9 @@ def command_line(method: str) -> tuple:  # argparse parser, name -> field
     "All parameters of a run and all options of the method."
     options = find_method(method).Options
     known = {parameter.name: parameter for parameter in (*fields(RunConfig), *fields(options))}
-    docs = parameter_docs() | {name: doc for name, doc in docments(options).items() if doc}
+    docs = parameter_docs()
+    for part in reversed(options.__mro__[:-1]):  # an inherited option has its comment where it was written
+        docs |= {name: doc for name, doc in docments(part).items() if doc}
     parser = argparse.ArgumentParser(
         'sabr_run',
         allow_abbrev=False,

@@ -18,6 +18,7 @@ __all__ = [
     'load_data',
     'warn_of_small_pools',
     'cached_geometry',
+    'stage_seed',
     'needs',
     'paints_in',
     'run_stage',
@@ -109,6 +110,11 @@ SEEDS = dict(inception=0, pretrain=1, finetune=2, baseline=3, refine=4, test=5, 
 WORK = {}  # name -> function of configuration and run, for what is no training
 
 
+def stage_seed(name: str, cfg: RunConfig) -> int:
+    "What is added to the seed of the run; phases that only one method has come after the common ones."
+    return SEEDS.get(name, len(SEEDS) + [*cfg.phases, name].index(name))
+
+
 def needs(cfg: RunConfig, name: str) -> list[str]:
     "The stages that must be finished before; raises `ConfigError` for a stage that the method does not have."
     phases, method = cfg.phases, find_method(cfg.method)
@@ -150,7 +156,7 @@ def run_stage(
     run = SimpleNamespace(out=out, bar=bar, device=device, log=log, **vars(data))
     log.info(f'{name} starts on {device}')
     started = time.time() - seconds_before(out, name)
-    set_seed(1000 * cfg.seed + SEEDS[name])
+    set_seed(1000 * cfg.seed + stage_seed(name, cfg))
     work = WORK.get(name) or partial(train_phase, name)
     notes = work(cfg, run) | dict(wall_s=round(time.time() - started, 2))
     finish_stage(out, name, **notes)
@@ -349,7 +355,8 @@ TITLES = dict(
 def run_table(metrics: dict, split: str = 'test') -> pd.DataFrame:
     "One row a stage, from `metrics.json`."
     tail = '_best' if metrics['select'] == 'best' else ''
-    there = {stage: title for stage, title in TITLES.items() if stage + tail in metrics['stages']}
+    stages = [stage for stage in metrics['stages'] if stage + tail in metrics['stages']]
+    there = {stage: TITLES.get(stage, stage) for stage in sorted(stages, key=[*TITLES, *stages].index)}
     return score_table({title: metrics['stages'][stage + tail][split] for stage, title in there.items()})
 
 

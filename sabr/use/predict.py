@@ -103,7 +103,9 @@ def find_weights(
     folder = Path(folder)
     if folder.suffix == '.safetensors':
         return folder
-    there = [name for name in STAGES if (folder / f'{name}.safetensors').is_file()]
+    files = sorted(folder.glob('*.safetensors'), key=lambda path: path.stat().st_mtime, reverse=True)
+    stems = [path.stem for path in files if not path.stem.endswith('_best')]
+    there = sorted(stems, key=lambda name: STAGES.index(name) if name in STAGES else -1)  # a method's own come first
     if not there:
         files = ', '.join(f'{name}.safetensors' for name in STAGES)
         raise DataError(f'{folder}: holds no weights of a finished stage ({files}). Train first, with sabr_run.')
