@@ -1101,6 +1101,7 @@ d = {
         'sabr.nets.weights': {
             'sabr.nets.weights.TrainedNetwork': ('nets.weights.html#trainednetwork', 'sabr/nets/weights.py'),
             'sabr.nets.weights.TrainedNetwork.to': ('nets.weights.html#trainednetwork.to', 'sabr/nets/weights.py'),
+            'sabr.nets.weights.holds_network': ('nets.weights.html#holds_network', 'sabr/nets/weights.py'),
             'sabr.nets.weights.load_network': ('nets.weights.html#load_network', 'sabr/nets/weights.py'),
             'sabr.nets.weights.read_weights': ('nets.weights.html#read_weights', 'sabr/nets/weights.py'),
             'sabr.nets.weights.save_weights': ('nets.weights.html#save_weights', 'sabr/nets/weights.py'),

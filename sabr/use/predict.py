@@ -33,7 +33,7 @@ from ..core import DataError, SabrError, atomic_path, autocast, pick_device, sug
 from ..data.cache import resize_image
 from ..data.decode import read_image
 from ..data.table import MEDICAL_SUFFIXES
-from ..nets.weights import TrainedNetwork, load_network
+from ..nets.weights import TrainedNetwork, holds_network, load_network
 
 
 # %% ../../nbs/68_use.predict.ipynb #1ca55d03
@@ -103,7 +103,8 @@ def find_weights(
     folder = Path(folder)
     if folder.suffix == '.safetensors':
         return folder
-    files = sorted(folder.glob('*.safetensors'), key=lambda path: path.stat().st_mtime, reverse=True)
+    files = [path for path in folder.glob('*.safetensors') if holds_network(path)]
+    files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     stems = [path.stem for path in files if not path.stem.endswith('_best')]
     there = sorted(stems, key=lambda name: STAGES.index(name) if name in STAGES else -1)  # a method's own come first
     if not there:
