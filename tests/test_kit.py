@@ -488,12 +488,12 @@ def test_make_alone_lists_the_targets():
 def test_make_bench_writes_records(tmp_path):
     if not (ROOT / '.venv' / 'sabr-env').exists():
         pytest.skip('there is no environment built by make')
-    args = '--models tiny --sizes 32 --batches 1 --precisions fp32 --modes forward,step'
+    args = '--models tiny,monai_unet --sizes 32 --batches 1 --precisions fp32'
     said = run('make', '-C', ROOT, 'bench', f'OUT={tmp_path}', f'ARGS={args}')
     records = json.loads((tmp_path / 'bench.json').read_text())
     columns = 'model image_size batch mode precision device median_s peak_mb gflop params ratio_to_paper'.split()
-    assert [list(r) for r in records] == [columns] * 2
-    assert {r['mode'] for r in records} == {'forward', 'step'} and all(r['median_s'] > 0 for r in records)
+    assert [list(r) for r in records] == [columns] * 5
+    assert {r['mode'] for r in records} == {'forward', 'train', 'step'} and all(r['median_s'] > 0 for r in records)
     assert (tmp_path / 'bench.csv').exists() and (tmp_path / 'bench.png').stat().st_size > 10_000
     assert str(tmp_path) in said
 

@@ -263,15 +263,9 @@ def make_runs(
     cases: int,  # in each run
 ):
     "Write the folders of `n` finished runs."
-    names = [f'c{i}' for i in range(cases)]
-    scores = pd.DataFrame({'case': names, 'patient': names, 'class': 'a', 'dice': 0.8, 'hd95': 5.0}).to_csv(index=False)
-    finished = dict(status='done', seconds=60.0, host='h', attempt=1, result=dict(dice=0.8, hd95=5.0, n_misses=0))
     for i in range(n):
-        run = folder / 'runs' / f'{i:016x}'
-        run.mkdir(parents=True)
-        (run / 'test_train.csv').write_text(scores)
         varied = dict(method=f'm{i % 10}', seed=i // 10)
-        save_json(dict(varied=varied, parameters=varied) | finished, run / 'run.json')
+        _write_example_run(folder / 'runs' / f'{i:016x}', varied, np.full(cases, 0.8), 0.8)
 
 
 # %% ../../nbs/93_look.study.ipynb #c4501ac4

@@ -6,7 +6,7 @@
 __all__ = ['UP_TO_ONE', 'Options', 'check_option', 'merge_weights', 'CommonAnswers', 'Method', 'route']
 
 # %% ../../nbs/50_methods.base.ipynb #b9a5b1ee
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 import torch
 from torch import nn, Tensor
 from ..core import ConfigError, suggest

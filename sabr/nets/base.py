@@ -14,6 +14,7 @@ __all__ = [
     'enlarge',
     'double',
     'Network',
+    'SmallestNetwork',
 ]
 
 # %% ../../nbs/32_nets.base.ipynb #181d8d00
@@ -200,3 +201,36 @@ class Network(nn.Module):
         if inpaint:
             out['inpainted'] = out['image'] if valid is None else torch.where(valid > 0, image, out['image'])
         return out
+
+
+# %% ../../nbs/32_nets.base.ipynb #fa53650a
+class SmallestNetwork(Network):
+    "For trying methods and training steps; it learns next to nothing."
+
+    channels, strides = (4, 8), (1, 2)
+
+    def __init__(self, cfg: NetworkConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.fine, self.coarse = nn.Conv2d(cfg.in_channels, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.up, self.seg, self.img = (
+            nn.Conv2d(8, 4, 1),
+            nn.Conv2d(4, cfg.n_classes, 1),
+            nn.Conv2d(4, cfg.in_channels, 1),
+        )
+
+    def encode(self, image, valid=None, masks=None):
+        fine = self.fine(image if valid is None else torch.where(valid > 0, image, 0))
+        return [fine, self.coarse(fine)]
+
+    def decode(self, features, style):
+        return [features[0] + double(self.up(features[1]))]
+
+    def segment(self, pyramid):
+        return self.seg(pyramid[-1])
+
+    def lower_logits(self, pyramid):
+        return []
+
+    def paint(self, pyramid):
+        return self.img(pyramid[-1])

@@ -112,7 +112,9 @@ WORK = {}  # name -> function of configuration and run, for what is no training
 
 def stage_seed(name: str, cfg: RunConfig) -> int:
     "What is added to the seed of the run; phases that only one method has come after the common ones."
-    return SEEDS.get(name, len(SEEDS) + [*cfg.phases, name].index(name))
+    if name in SEEDS:
+        return SEEDS[name]
+    return len(SEEDS) + list(cfg.phases).index(name)
 
 
 def needs(cfg: RunConfig, name: str) -> list[str]:
@@ -355,9 +357,9 @@ TITLES = dict(
 def run_table(metrics: dict, split: str = 'test') -> pd.DataFrame:
     "One row a stage, from `metrics.json`."
     tail = '_best' if metrics['select'] == 'best' else ''
-    stages = [stage for stage in metrics['stages'] if stage + tail in metrics['stages']]
-    there = {stage: TITLES.get(stage, stage) for stage in sorted(stages, key=[*TITLES, *stages].index)}
-    return score_table({title: metrics['stages'][stage + tail][split] for stage, title in there.items()})
+    scored = [stage for stage in metrics['stages'] if not stage.endswith('_best')]
+    known, own = [stage for stage in TITLES if stage in scored], [stage for stage in scored if stage not in TITLES]
+    return score_table({TITLES.get(s, s): metrics['stages'][s + tail][split] for s in known + own})
 
 
 # %% ../../nbs/71_run.stages.ipynb #965682d6

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    'OWN',
     'STAGES',
     'PALETTE',
     'network_logits',
@@ -92,7 +93,8 @@ def predict_labels(trained: TrainedNetwork, image: np.ndarray, precision: str = 
 
 
 # %% ../../nbs/68_use.predict.ipynb #6f27a89e
-STAGES = ('refine', 'finetune', 'train', 'baseline', 'pretrain')  # who predicts, if several are there
+OWN = '*'  # a phase that only one method has; of several, the newest
+STAGES = ('refine', 'finetune', 'train', OWN, 'baseline', 'pretrain')  # who predicts, if several are there
 
 
 def find_weights(
@@ -106,9 +108,9 @@ def find_weights(
     files = [path for path in folder.glob('*.safetensors') if holds_network(path)]
     files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     stems = [path.stem for path in files if not path.stem.endswith('_best')]
-    there = sorted(stems, key=lambda name: STAGES.index(name) if name in STAGES else -1)  # a method's own come first
+    there = sorted(stems, key=lambda name: STAGES.index(name if name in STAGES else OWN))
     if not there:
-        files = ', '.join(f'{name}.safetensors' for name in STAGES)
+        files = ', '.join(f'{name}.safetensors' for name in STAGES if name != OWN)
         raise DataError(f'{folder}: holds no weights of a finished stage ({files}). Train first, with sabr_run.')
     if stage and stage not in there:
         raise DataError(f"{folder}: has no weights of stage '{stage}'." + suggest(stage, there))
